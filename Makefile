@@ -1,0 +1,43 @@
+# Every target installs what it needs into .venv first; `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+SANITISE := tests/nbval.cfg
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce study test test-all lab clean lint
+
+help:
+	@echo "make reproduce   generate the demo corpus and run every notebook: reports/demo/index.html"
+	@echo "make study       five corpora, every model, intervals: reports/study/index.html"
+	@echo "make test        lint, unit tests and every notebook at its defaults (nbval)"
+	@echo "make test-all    the same plus long kill and browser tests"
+	@echo "make lab         JupyterLab on the notebooks"
+	@echo "make clean       delete generated data and reports (not .venv)"
+
+$(READY): requirements.lock pyproject.toml workflow/bootstrap.py
+	@$(PYTHON) workflow/bootstrap.py
+
+reproduce: $(READY)
+	@$(BIN)/ecmf reproduce demo
+
+study: $(READY)
+	@$(BIN)/ecmf reproduce study
+
+lint: $(READY)
+	@$(BIN)/ruff check ecmf_utils tests workflow
+
+test: lint
+	@$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks -n 2 --dist loadfile
+
+test-all: lint
+	@$(BIN)/python -m pytest tests -m "slow or not slow"
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks -n 2 --dist loadfile
+
+lab: $(READY)
+	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+clean:
+	@find data reports -mindepth 1 ! -name README.md -delete
+	@rm -rf .pytest_cache .ruff_cache .snakemake

@@ -1,0 +1,309 @@
+"""A shaded avatar: who it is, and its head and shoulders at rest.
+
+Everything is painted on a canvas in its own units: the centre of the face is (0, 0), x to the
+right, y downwards, the chin at about y = 122. `expression.py` adds brows, eyes and mouth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+HEIGHT, WIDTH = 420, 340  # canvas of the head, in canvas units (pixels)
+CENTRE_X, CENTRE_Y = 170, 210
+BODY_HEIGHT, BODY_WIDTH = 420, 560
+BODY_TOP = 40  # canvas y of the first row of the body layer
+Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32) - np.float32([[[CENTRE_Y]], [[CENTRE_X]]])
+
+SKIN = np.array(
+    [(244, 215, 194), (234, 196, 168), (222, 176, 142), (203, 151, 113), (176, 122, 88),
+     (146, 98, 70), (116, 77, 56), (90, 60, 46)], np.float32)  # fmt: skip
+HAIR = np.array(
+    [(30, 25, 24), (50, 36, 29), (82, 56, 40), (124, 88, 58), (186, 152, 104), (128, 70, 42)],
+    np.float32)  # fmt: skip
+GREY_HAIR = np.array([(150, 148, 146), (204, 202, 198)], np.float32)
+IRIS = np.array([(62, 40, 26), (84, 56, 32), (82, 98, 66), (74, 104, 132)], np.float32)
+CLOTH = np.array(
+    [(58, 74, 104), (122, 60, 62), (70, 98, 84), (150, 128, 96), (92, 92, 100), (44, 50, 60),
+     (168, 160, 150), (108, 84, 118), (176, 116, 84), (66, 110, 124)], np.float32)  # fmt: skip
+STYLES = {"f": ("long", "bob", "bun", "curly", "side"), "m": ("short", "side", "crop", "curly", "receding")}
+FRINGE = {  # the hair line over the forehead, canvas y as a function of canvas x
+    "short": lambda x: -82 + 0.0022 * x * x,
+    "side": lambda x: -84 + 0.13 * x + 0.0006 * x * x,
+    "crop": lambda x: -88 + 0.0026 * x * x,
+    "curly": lambda x: -84 + 0.0022 * x * x,
+    "receding": lambda x: -104 + 10 * np.cos(x / 17) + 0.0042 * x * x,
+    "long": lambda x: -100 + 0.30 * np.abs(x - 12) + 0.0034 * x * x,
+    "bob": lambda x: -66 + 0.0012 * x * x,
+    "bun": lambda x: -92 + 0.0052 * x * x,
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The traits of one person that stay the same in all of its clips (lengths in canvas units)."""
+
+    presents: str  # "f" or "m": which hair styles and voices are drawn from
+    skin: np.ndarray
+    hair: np.ndarray
+    iris: np.ndarray
+    cloth: np.ndarray
+    style: str
+    neckline: str
+    age: float  # 0 young … 1 old
+    beard: float  # 0 none … 1 full
+    glasses: bool
+    face_width: float
+    face_height: float
+    jaw: float
+    eye_distance: float
+    eye_y: float
+    eye_width: float
+    eye_open: float
+    nose_width: float
+    nose_length: float
+    mouth_width: float
+    mouth_y: float
+    lip: float
+    lip_red: float
+    brow_width: float
+    brow_y: float
+    texture_seed: int
+
+
+@dataclass
+class Layer:
+    """Colour (H, W, 3) in 0..255 and coverage (H, W) in 0..1, not premultiplied."""
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+
+    @classmethod
+    def empty(cls, height: int, width: int) -> Layer:
+        return cls(np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32))
+
+    def over(self, colour: np.ndarray, mask: np.ndarray) -> None:
+        """Lay `colour` over this layer; un-premultiplied, so that soft edges never darken."""
+        total = mask + self.alpha * (1 - mask)
+        share = np.where(total > 1e-4, mask / np.maximum(total, 1e-4), 0)[..., None]
+        self.rgb = (self.rgb * (1 - share) + colour * share).astype(np.float32)
+        self.alpha = total.astype(np.float32)
+
+    def premultiplied(self) -> np.ndarray:
+        """(H, W, 4): colour times coverage, and coverage; what may be resampled safely."""
+        return np.dstack([self.rgb * self.alpha[..., None], self.alpha])
+
+
+@dataclass
+class Head:
+    """A head at rest: `front` is painted on by the expression, `back` is the hair behind the neck."""
+
+    front: Layer
+    back: Layer | None
+    shade: np.ndarray  # (H, W) light that reaches the skin
+
+
+def make_identity(rng: np.random.Generator, index: int = 0) -> Identity:
+    """Draw a person; `index` walks through skin tones so that any few speakers are varied."""
+    presents = "fm"[(index + int(rng.random() < 0.15)) % 2]
+    tone, age = (index * 3 + int(rng.integers(2))) % len(SKIN), float(rng.random())
+    dark = tone >= 3
+    hair = HAIR[rng.integers(2 if tone >= 5 else 3 if dark else len(HAIR))] * rng.uniform(0.9, 1.12)
+    if age > 0.78:
+        hair = GREY_HAIR[rng.integers(2)] * rng.uniform(0.9, 1.05)
+    styles = [s for s in STYLES[presents] if s != "receding" or age > 0.45]
+    return Identity(
+        presents=presents, age=age, hair=hair.astype(np.float32),
+        skin=(SKIN[tone] * rng.uniform(0.97, 1.03, 3)).astype(np.float32),
+        iris=IRIS[rng.integers(2 if dark else 4)], cloth=CLOTH[rng.integers(len(CLOTH))],
+        style=str(rng.choice(styles)), neckline=str(rng.choice(["crew", "shirt", "vee"])),
+        beard=float(rng.uniform(0.35, 1)) if presents == "m" and rng.random() < 0.4 else 0.0,
+        glasses=bool(rng.random() < 0.15 + 0.2 * age),
+        face_width=rng.uniform(0.90, 1.03) + 0.02 * (presents == "m"),
+        face_height=rng.uniform(0.97, 1.04), jaw=rng.uniform(0.08, 0.24) + 0.05 * (presents == "f"),
+        eye_distance=rng.uniform(37, 42), eye_y=rng.uniform(-22, -17),
+        eye_width=rng.uniform(18, 21.5), eye_open=rng.uniform(0.9, 1.08),
+        nose_width=rng.uniform(0.85, 1.2), nose_length=rng.uniform(30, 37),
+        mouth_width=rng.uniform(27, 33), mouth_y=rng.uniform(61, 67), lip=rng.uniform(0.8, 1.2),
+        lip_red=rng.uniform(0.35, 0.9) if presents == "f" else rng.uniform(0, 0.3),
+        brow_width=rng.uniform(4.2, 6.0) + 1.6 * (presents == "m"), brow_y=rng.uniform(-45, -42),
+        texture_seed=int(rng.integers(1 << 31)),
+    )  # fmt: skip
+
+
+def bump(x: float, y: float, sx: float, sy: float) -> np.ndarray:
+    """A Gaussian hill on the head canvas."""
+    return np.exp(-(((X - x) / sx) ** 2) - ((Y - y) / sy) ** 2)
+
+
+def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
+    """Smooth step: 0 at `low`, 1 at `high` (which may be the smaller one)."""
+    t = np.clip((value - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _grain(rng: np.random.Generator, sy: float, sx: float, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    blurred = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), sigmaX=sx, sigmaY=sy)
+    return blurred / (blurred.std() + 1e-6)
+
+
+def head_size(who: Identity) -> tuple[float, float]:
+    """Half width and half height of the skull."""
+    return 90 * who.face_width, 122 * who.face_height
+
+
+def _outline(who: Identity) -> tuple[np.ndarray, np.ndarray]:
+    """Half width of the face at each row, and the distance to its outline (positive inside)."""
+    a, b = head_size(who)
+    t = np.linspace(-CENTRE_Y, HEIGHT - 1 - CENTRE_Y, HEIGHT) / b
+    bulge = 1 - np.abs(np.clip(t, -1, 1)) ** np.where(t > 0, 2.7, 2.5)
+    width = a * np.sqrt(np.clip(bulge, 1e-4, 1)) * (1 - who.jaw * np.clip(t, 0, 1) ** 1.4)
+    slope = np.gradient(width)
+    distance = (width[:, None] - np.abs(X)) / np.sqrt(1 + slope[:, None] ** 2)
+    return width.astype(np.float32)[:, None], np.minimum(distance, b + 0.5 - np.abs(Y)).astype(np.float32)
+
+
+def _relief(who: Identity) -> np.ndarray:
+    """Height of nose, sockets, cheeks, lips and chin above the egg of the skull."""
+    eye, gap, nose, wide, mouth = who.eye_y, who.eye_distance, who.nose_length, who.nose_width, who.mouth_y
+    bridge = ramp(eye - 16, eye + nose * 1.35, Y) * (1 - ramp(nose + 1, nose + 10, Y))
+    z = 14 * np.exp(-((X / (10 * wide)) ** 2)) * bridge + 8 * bump(0, nose - 3, 13 * wide, 11)
+    z += 5 * (bump(-13 * wide, nose + 1, 8, 8) + bump(13 * wide, nose + 1, 8, 8))
+    z -= 8 * (bump(-gap, eye, 25, 15) + bump(gap, eye, 25, 15))
+    z += 4 * (bump(-gap, eye - 24, 30, 10) + bump(gap, eye - 24, 30, 10))
+    z += 6 * (bump(-50, 26, 28, 24) + bump(50, 26, 28, 24)) + 5 * bump(0, 102, 26, 15)
+    z += 4 * bump(0, mouth, 32, 16) - 3 * bump(0, mouth + 19, 22, 7) - 2 * bump(0, mouth - 15, 4, 8)
+    return cv2.GaussianBlur(z.astype(np.float32), (0, 0), 1.8)
+
+
+def _normals(who: Identity) -> np.ndarray:
+    """(H, W, 3) directions of the surface: an egg tilted by the relief; defined beyond its edge too."""
+    a, b = head_size(who)
+    nx, ny = X / (a * 1.02), Y / (b * 1.08) * 0.8
+    radius = np.sqrt(nx**2 + ny**2)
+    # Past the outline the egg has no surface; keeping the last direction avoids a bright rim there.
+    squeeze = np.minimum(1, 0.94 / np.maximum(radius, 1e-6))
+    nx, ny = nx * squeeze, ny * squeeze
+    nz = np.sqrt(1 - nx**2 - ny**2)
+    gy, gx = np.gradient(_relief(who))
+    normal = np.dstack([nx - gx * 0.8, ny - gy * 0.8, nz])
+    return normal / np.linalg.norm(normal, axis=2, keepdims=True)
+
+
+def _shading(who: Identity, light: tuple[float, float, float], ambient: float, inside: np.ndarray) -> np.ndarray:
+    """(H, W) light on the skin: wrapped diffuse plus ambient, darkened in creases and at the edge."""
+    normal, direction = _normals(who), np.array(light, np.float32)
+    diffuse = np.clip((normal @ (direction / np.linalg.norm(direction)) + 0.35) / 1.35, 0, 1)
+    eye, gap, nose, wide, mouth = who.eye_y, who.eye_distance, who.nose_length, who.nose_width, who.mouth_y
+    crease = 0.30 * (bump(-gap, eye - 3, 22, 10) + bump(gap, eye - 3, 22, 10))
+    crease += 0.26 * bump(0, nose + 10, 17 * wide, 4.5) + 0.16 * bump(0, mouth + 17, 18, 5)
+    crease += 0.18 * (bump(-10 * wide, eye + 2, 6, 14) + bump(10 * wide, eye + 2, 6, 14))
+    crease += 0.55 * (bump(-7.5 * wide, nose + 7, 4.4, 2.4) + bump(7.5 * wide, nose + 7, 4.4, 2.4))
+    crease += 0.30 * (1 - ramp(0, 22, inside)) + 0.12 * (1 - ramp(-5, 45, inside)) * ramp(20, 90, Y)
+    return ((ambient + (1.06 - ambient) * diffuse) * (1 - np.clip(crease, 0, 0.8))).astype(np.float32)
+
+
+def _skin(who: Identity, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) colour of the skin before light: blush, grain, lines of age, beard."""
+    red = 0.09 * (bump(-47, 30, 24, 20) + bump(47, 30, 24, 20)) + 0.06 * bump(0, who.nose_length, 14, 12)
+    skin = who.skin * (1 + np.dstack([red * 0.5, -red * 0.7, -red * 0.6]))
+    skin = skin * (1 + 0.014 * _grain(rng, 1, 1) + 0.02 * _grain(rng, 9, 9))[..., None]
+    arch = X * X / 900
+    lines = sum(np.exp(-(((Y + level - arch) / 1.7) ** 2)) for level in (66, 76)) * np.exp(-((X / 44) ** 4))
+    bags = sum(np.exp(-(((X - s * who.eye_distance) / 17) ** 2) - ((Y - who.eye_y - 15) / 3) ** 2) for s in (-1, 1))
+    skin = skin * (1 - np.clip(who.age - 0.45, 0, 1) * (0.16 * lines + 0.20 * bags))[..., None]
+    if who.beard:
+        area = ramp(18, 60, Y + 0.42 * np.abs(X)) * (1 - 0.92 * bump(0, who.mouth_y + 1, 31, 10))
+        area *= np.clip(1 - 0.8 * bump(0, 36, 20, 14), 0, 1)
+        cover = np.clip(area * (0.22 + 0.5 * who.beard) * (1 + 0.22 * _grain(rng, 2.2, 0.8)), 0, 0.9)[..., None]
+        skin = skin * (1 - cover) + who.hair * 0.9 * cover
+    return skin
+
+
+def _hair_colour(who: Identity, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) strands that run from the parting outwards, with a soft band of light."""
+    part_x, part_y = (26 if who.style == "side" else 6), -128
+    angle = np.arctan2(X - part_x, Y - part_y + 26) + 0.05 * _grain(rng, 14, 14)
+    strand_of = cv2.GaussianBlur(rng.standard_normal((1, 900)).astype(np.float32), (0, 0), 1.4).ravel()
+    strands = np.interp(angle, np.linspace(-np.pi, np.pi, 900), strand_of / strand_of.std())
+    if who.style in ("curly", "crop"):
+        strands = _grain(rng, 2.6, 2.6) * (1.2 if who.style == "curly" else 0.5)
+    band = np.exp(-(((Y + 98 - 0.006 * X * X) / 24) ** 2)) * 0.30
+    tone = np.clip(0.80 + 0.11 * strands + band - 0.15 * ramp(-40, 60, Y), 0.3, 1.6)
+    return (who.hair * tone[..., None]).astype(np.float32)
+
+
+def _skull_cap(who: Identity, wobble: np.ndarray) -> np.ndarray:
+    """Mask of the region that hair may cover: the skull, enlarged by the volume of the style."""
+    a, b = head_size(who)
+    side, top = {"curly": (24, 26), "crop": (3, 4), "receding": (4, -2), "long": (11, 10)}.get(who.style, (8, 10))
+    radius = np.sqrt((X / (a + side)) ** 2 + ((Y + 12) / (b - 12 + top)) ** 2)
+    edge = 0.016 if who.style == "curly" else 0.006
+    return ramp(1.012, 0.985, radius + edge * wobble)
+
+
+def _front_hair(who: Identity, inside: np.ndarray, wobble: np.ndarray) -> np.ndarray:
+    """Mask of the hair over forehead and temples."""
+    cap = _skull_cap(who, wobble)
+    width = _outline(who)[0]
+    fringe = ramp(4, -4, Y - (FRINGE[who.style](X) + 2.2 * wobble))
+    low = {"long": 130, "bob": 66, "bun": -4, "crop": -22, "receding": -12}.get(who.style, -10)
+    strip = {"long": 9, "bob": 10, "crop": 4, "receding": 4, "bun": 4}.get(who.style, 7)
+    temple = ramp(-3, 3, np.abs(X) - width + strip + 1.2 * wobble) * (1 - ramp(low - 24, low, Y + 2 * wobble))
+    if who.style in ("long", "bob"):
+        a = head_size(who)[0]
+        curtain = ramp(-2, 2, a + 10 + 1.5 * wobble - np.abs(X)) * ramp(-30, 0, Y)
+        cap = np.maximum(cap, curtain * ramp(-40, -20, Y))
+    return np.maximum(fringe, temple) * cap
+
+
+def _back_hair(who: Identity, colour: np.ndarray, wobble: np.ndarray) -> Layer | None:
+    """Hair that hangs behind the neck, or a bun above the crown."""
+    if who.style not in ("long", "bob", "bun"):
+        return None
+    layer, a = Layer.empty(HEIGHT, WIDTH), head_size(who)[0]
+    if who.style == "bun":
+        knot = np.sqrt((X / 36) ** 2 + ((Y + 134) / 30) ** 2)
+        layer.over(colour * 0.9, ramp(1.03, 0.96, knot + 0.01 * wobble))
+        return layer
+    end = 172 if who.style == "long" else 78
+    fall = ramp(-2, 2, a + 13 + 2 * wobble + 0.05 * Y - np.abs(X)) * ramp(-60, -30, Y)
+    layer.over(colour * 0.72, fall * (1 - ramp(end - 7, end + 7, Y + 4 * wobble + 0.0016 * X * X)))
+    return layer
+
+
+def make_head(who: Identity, light: tuple[float, float, float], ambient: float) -> Head:
+    """Paint a head at rest, without brows, eyes and mouth.
+
+    Parameters
+    ----------
+    light : tuple of 3 floats
+        Direction towards the lamp (x right, y down, z to the viewer).
+    ambient : float
+        Share of light that reaches every point, 0..1.
+    """
+    rng = np.random.default_rng(who.texture_seed)
+    width, inside = _outline(who)
+    shade, skin, wobble = _shading(who, light, ambient, inside), _skin(who, rng), _grain(rng, 7, 7)
+    warm = np.clip(0.9 - shade, 0, 1)[..., None] * np.float32([0.08, -0.03, -0.07])
+    face = skin * (shade[..., None] * (1 + warm))
+    gloss = 16 * bump(-20 * np.sign(light[0]) * -1, -70, 40, 22) + 12 * bump(0, who.nose_length - 6, 6, 7)
+    front = Layer.empty(HEIGHT, WIDTH)
+    _paint_ears(front, who, shade, light)
+    front.over(face + (gloss * shade)[..., None], ramp(-1, 1, inside))
+    colour, hair = _hair_colour(who, rng), _front_hair(who, inside, wobble)
+    contact = cv2.GaussianBlur(hair, (0, 0), 6) * (1 - hair)
+    front.rgb = front.rgb * (1 - 0.35 * contact)[..., None]
+    lit = np.clip(0.72 + 0.4 * cv2.GaussianBlur(shade, (0, 0), 12), 0.5, 1.15)[..., None]
+    front.over(colour * lit, hair)
+    return Head(front, _back_hair(who, colour * lit, wobble), np.clip(shade, 0.2, 1.3))
+
+
+def _paint_ears(layer: Layer, who: Identity, shade: np.ndarray, light: tuple[float, float, float]) -> None:
+    a = head_size(who)[0]
+    for side in (-1, 1):
+        ear = np.sqrt(((X - side * (a + 1)) / 12) ** 2 + ((Y - 4 + 0.2 * side * X - 0.2 * a) / 25) ** 2)
+        lit = (0.66 + 0.22 * (side * light[0] > 0)) * (1 - 0.32 * np.exp(-(((ear - 0.42) / 0.2) ** 2)))
+        layer.over(who.skin * np.float32([1.0, 0.9, 0.87]) * lit[..., None], ramp(1.06, 0.94, ear))

@@ -1,0 +1,337 @@
+"""The manifest of a corpus: one row per clip, checked, with its splits and folds."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .media import PROBLEMS, MediaError, probe, read_audio
+from .paths import (
+    ROOT,
+    EcmfError,
+    data_dir,
+    digest,
+    file_hash,
+    read_parquet,
+    show,
+    write_parquet,
+)
+from .workers import parallel_map
+
+SPLITS = ("train", "test", "unlabelled")
+EXTENSIONS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".wav", ".flac", ".mp3")
+MANIFEST_COLUMNS = ("clip_id", "video")
+TEXT_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group",
+                "speaker", "content_hash", "media_hash", "status", "problem")
+NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
+SILENCE_PEAK = 1e-3  # full scale; quieter than this over the whole clip counts as no sound
+
+
+# ---- schema
+
+def schema(labels: list[str]) -> Any:
+    """The pandera schema of `clips.parquet` for a label set."""
+    import pandera.pandas as pa
+
+    text = partial(pa.Column, str, nullable=True)
+    number = partial(pa.Column, float, nullable=True, coerce=True)
+    columns = {name: text() for name in TEXT_COLUMNS} | {name: number() for name in NUMBER_COLUMNS}
+    columns |= {
+        "clip_id": pa.Column(str, [pa.Check.str_matches(r"^[^/\\]+$")], unique=True),
+        "label": text(pa.Check.isin(labels)),
+        "split": pa.Column(str, pa.Check.isin(SPLITS)),
+        "group": pa.Column(str),
+        "status": pa.Column(str, pa.Check.isin(["ok", "failed"])),
+        "content_hash": pa.Column(str, nullable=True),
+    }
+    return pa.DataFrameSchema(columns, strict=False)
+
+
+def validate(clips: pd.DataFrame, labels: list[str], where: str) -> pd.DataFrame:
+    """Check a manifest and bring its columns to the types of the contract.
+
+    Raises
+    ------
+    EcmfError
+        One line: the file, the first offending row, what was expected, how many rows share the fault.
+    """
+    import pandera.pandas as pa
+
+    clips = clips.copy()
+    for name in TEXT_COLUMNS:
+        clips[name] = clips[name].astype("str") if name in clips else pd.Series([None] * len(clips), dtype="str")
+    for name in NUMBER_COLUMNS:
+        clips[name] = pd.to_numeric(clips.get(name, pd.Series(np.nan, index=clips.index)))
+    try:
+        return schema(labels).validate(clips, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        cases = error.failure_cases
+        first = cases.iloc[0]
+        row = "" if pd.isna(first["index"]) else f" row {int(first['index']) + 1},"
+        raise EcmfError(
+            f"{where}:{row} column {first['column']}: {first['failure_case']!r} breaks "
+            f"'{first['check']}' ({len(cases)} such faults); mend the manifest and run again"
+        ) from error
+
+
+# ---- reading
+
+def read_clips(profile: str) -> pd.DataFrame:
+    """All clips of a profile, one row each, in the manifest's order."""
+    return read_parquet(data_dir(profile) / "clips.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
+
+
+def read_truth(profile: str) -> pd.DataFrame | None:
+    """The known truth of a generated corpus, None for a real one. For analysis only, never for training."""
+    path = data_dir(profile) / "truth.parquet"
+    return read_parquet(path) if path.exists() else None
+
+
+def read_folds(profile: str) -> pd.DataFrame:
+    """The outer fold of each training clip: columns `clip_id`, `fold`."""
+    return read_parquet(data_dir(profile) / "folds.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
+
+
+# ---- building
+
+def scan_folder(source: str | Path) -> pd.DataFrame:
+    """One manifest row for each media file below a folder; labels are not needed.
+
+    A transcript is taken from `<name>.txt` beside the clip (UTF-8). The first folder level is the group.
+
+    Parameters
+    ----------
+    source : path
+        Any directory of clips.
+
+    Raises
+    ------
+    EcmfError
+        The folder does not exist, or no media file is in it.
+    """
+    source = Path(source).expanduser()
+    source = source if source.is_absolute() else (ROOT / source)
+    if not source.is_dir():
+        raise EcmfError(f"{source}: not a folder; give an existing folder of clips with --set source=DIR")
+    source = source.resolve()
+    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    if not files:
+        raise EcmfError(f"{source}: no media file in it; expected one of {' '.join(EXTENSIONS)}")
+    stems = pd.Series([_clip_id(p.relative_to(source).with_suffix("")) for p in files])
+    twice = stems.duplicated(keep=False)
+    rows = [_folder_row(path, source, stem, both) for path, stem, both in zip(files, stems, twice, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def _clip_id(relative: Path) -> str:
+    return "__".join(relative.parts)
+
+
+def _folder_row(path: Path, source: Path, stem: str, twice: bool) -> dict[str, Any]:
+    relative = path.relative_to(source)
+    clip_id = _clip_id(relative) if twice else stem
+    text, problem = _sidecar(path.with_suffix(".txt"))
+    group = relative.parts[0] if len(relative.parts) > 1 else clip_id
+    return {"clip_id": clip_id, "video": str(path), "text": text, "split": "unlabelled", "group": group,
+            "speaker": group, "problem": problem}
+
+
+def _sidecar(path: Path) -> tuple[str | None, str | None]:
+    if not path.exists():
+        return None, None
+    try:
+        return path.read_text(encoding="utf-8-sig").strip() or None, None
+    except UnicodeDecodeError:
+        return None, "bad_encoding"
+
+
+def read_manifest(path: str | Path, labels: list[str], source: str | Path = "") -> pd.DataFrame:
+    """A user's CSV manifest; a bad row is kept, marked with its problem, and the others go on.
+
+    Parameters
+    ----------
+    path : path
+        CSV with `clip_id`, `video` and, as far as known, `text`, `label`, `split`, `group`, `speaker`.
+    labels : list of str
+        The profile's label set.
+    source : path
+        Folder that relative media paths start from; the manifest's own folder when empty.
+
+    Raises
+    ------
+    EcmfError
+        The file is missing, not UTF-8, empty, or lacks a required column.
+    """
+    path = Path(path).expanduser()
+    base = Path(source).expanduser() if str(source) else path.parent
+    rows = _read_csv(path)
+    missing = [name for name in MANIFEST_COLUMNS if name not in rows]
+    if missing:
+        raise EcmfError(f"{path}: column {', '.join(missing)} missing; expected at least "
+                        f"{', '.join(MANIFEST_COLUMNS)}, found {', '.join(rows.columns)}")
+    seen: set[str] = set()
+    made = [_manifest_row(dict(row), number, labels, base, seen)
+            for number, row in enumerate(rows.to_dict("records"), start=2)]
+    return pd.DataFrame(made)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+    except FileNotFoundError as error:
+        raise EcmfError(f"{path}: no such manifest; give an existing CSV file") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise EcmfError(f"{path}: line {line} is not UTF-8; save the manifest as UTF-8 and run again") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise EcmfError(f"{path}: not a CSV table ({str(error).strip()})") from error
+
+
+def _manifest_row(
+    row: dict[str, Any], number: int, labels: list[str], base: Path, seen: set[str]
+) -> dict[str, Any]:
+    row = {key: (value.strip() or None) for key, value in row.items()}
+    problems = _row_problems(row, labels, seen)
+    wanted = row["clip_id"] or f"row-{number}"
+    if problems and problems[0] in ("bad_id", "duplicate_id"):
+        row["clip_id"] = f"{wanted.replace('/', '_').replace(chr(92), '_')} (row {number})"
+        row["status"] = "failed"
+    seen.add(row["clip_id"] or wanted)
+    if "unknown_label" in problems:
+        row["label"] = None
+    default = "train" if row.get("label") else "unlabelled"
+    row["split"] = row.get("split") if row.get("split") in SPLITS else default
+    row["group"] = row.get("group") or row.get("speaker") or row["clip_id"]
+    row["speaker"] = row.get("speaker") or row["group"]
+    row["video"] = str((base / row["video"]).resolve()) if row.get("video") else None
+    row["problem"] = ";".join(problems) or None
+    row["detail"] = f"manifest row {number}" if problems else None
+    return row
+
+
+def _row_problems(row: dict[str, Any], labels: list[str], seen: set[str]) -> list[str]:
+    clip_id, label = row["clip_id"], row.get("label")
+    problems = []
+    if not clip_id or "/" in clip_id or "\\" in clip_id:
+        problems.append("bad_id")
+    elif clip_id in seen:
+        problems.append("duplicate_id")
+    if label and label not in labels:
+        problems.append("unknown_label")
+    if row.get("split") and row["split"] not in SPLITS:
+        problems.append("unknown_split")
+    return problems
+
+
+def probe_all(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
+    """Fill the media columns of a manifest from the files, in worker processes.
+
+    Nothing raises for a single clip: `status` and `problem` say what was wrong with it.
+    """
+    jobs = clips.to_dict("records")
+    facts = list(parallel_map(_probe_row, jobs, n_workers, chunk=8))
+    known = pd.DataFrame(facts, index=clips.index)
+    return clips.drop(columns=[c for c in known if c in clips]).join(known)
+
+
+def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
+    text = row.get("text") if isinstance(row.get("text"), str) else None
+    problems = [row["problem"]] if isinstance(row.get("problem"), str) else []
+    made: dict[str, Any] = dict.fromkeys(NUMBER_COLUMNS) | {"audio": None, "media_hash": None}
+    made["detail"] = row.get("detail") if isinstance(row.get("detail"), str) else None
+    status = "failed" if row.get("status") == "failed" else "ok"
+    if status == "ok":
+        try:
+            made |= _media_facts(row["video"], problems)
+        except MediaError as error:
+            status, made["detail"] = "failed", str(error)
+            problems.append(error.code)
+    if not text and "bad_encoding" not in problems:
+        problems.append("empty_text")
+    made |= {"status": status, "problem": ";".join(problems) or None}
+    made["content_hash"] = digest(made["media_hash"], text)
+    return made
+
+
+def _media_facts(video: str, problems: list[str]) -> dict[str, Any]:
+    info = probe(video)
+    facts = {name: info.get(name) for name in NUMBER_COLUMNS} | {"media_hash": file_hash(video)}
+    if not info["has_video"]:
+        problems.append("no_video_stream")
+    elif info.get("n_frames") == 1:
+        problems.append("one_frame")
+    if not info["has_audio"]:
+        problems.append("no_sound_stream")
+        return facts
+    if float(np.abs(read_audio(video)).max(initial=0.0)) < SILENCE_PEAK:
+        problems.append("silent_sound")
+    return facts | {"audio": video}
+
+
+# ---- splits and folds
+
+def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame:
+    """Stratified group folds of the labelled training clips; no group is ever on both sides.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        A manifest with `split`, `label` and `group`.
+    n_folds : int
+        Number of outer folds.
+
+    Returns
+    -------
+    DataFrame
+        Columns `clip_id` and `fold` (0 … n_folds-1).
+
+    Raises
+    ------
+    EcmfError
+        Fewer groups than folds, or fewer than two classes to learn.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    train = clips[(clips["split"] == "train") & clips["label"].notna() & (clips["status"] == "ok")]
+    groups, classes = train["group"].nunique(), train["label"].nunique()
+    if groups < n_folds:
+        raise EcmfError(f"{groups} groups among the training clips, but n_folds={n_folds}; "
+                        f"set n_folds to at most {max(groups, 2)} or give more groups")
+    if classes < 2:
+        raise EcmfError(f"{classes} class among the training labels; at least two are needed to learn")
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    parts = splitter.split(train, train["label"].to_numpy(object), train["group"].to_numpy(object))
+    fold = np.empty(len(train), int)
+    for number, (_, held_out) in enumerate(parts):
+        fold[held_out] = number
+    return pd.DataFrame({"clip_id": train["clip_id"].to_numpy(), "fold": fold})
+
+
+def balanced_group_folds(clips: pd.DataFrame, n_folds: int) -> pd.DataFrame:
+    """Group folds for a generated corpus, whose groups are equal by construction: groups dealt in turn."""
+    train = clips[clips["split"] == "train"]
+    order = {group: i % n_folds for i, group in enumerate(sorted(train["group"].unique()))}
+    return pd.DataFrame({"clip_id": train["clip_id"].to_numpy(), "fold": train["group"].map(order).to_numpy()})
+
+
+# ---- the whole
+
+def save(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Validate and write `clips.parquet` (and `truth.parquet`) of a profile; returns the checked manifest."""
+    clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
+    if truth is not None:
+        write_parquet(truth, data_dir(profile) / "truth.parquet")
+    write_parquet(clips, data_dir(profile) / "clips.parquet", {"labels": labels})
+    return clips
+
+
+def problem_counts(clips: pd.DataFrame) -> pd.DataFrame:
+    """How often each problem occurs: columns `problem`, `meaning`, `clips`."""
+    codes = clips["problem"].dropna().str.split(";").explode()
+    counts = codes.value_counts()
+    return pd.DataFrame({"problem": counts.index, "meaning": [PROBLEMS.get(c, "") for c in counts.index],
+                         "clips": counts.to_numpy()})

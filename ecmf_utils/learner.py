@@ -1,0 +1,292 @@
+"""Training of one torch network on one set of clips."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .checkpoints import read_model, write_model
+from .linear import Scaler, group_folds
+from .metrics import scores
+from .paths import EcmfError
+
+PREDICT_BATCH = 8192  # clips; bounds the memory of a prediction, changes nothing else
+
+
+class TorchClassifier:
+    """A network over branches as an estimator: `fit`, `predict`, `save`, `load`.
+
+    Parameters
+    ----------
+    network : callable
+        Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C) and,
+        if it has them, `weights` (N, B) and `branch_logits` (N, B, C).
+    dims : dict
+        Branch to number of dimensions, in order.
+    lr, weight_decay, epochs, batch_size, warmup
+        AdamW, with `warmup` (share of all steps) and cosine decay.
+    patience : int
+        Epochs without a lower inner loss before training stops; the best epoch is kept.
+    inner_fraction : float
+        Share of the groups given to `fit` that only stops the training; 0 trains all epochs.
+    label_smoothing, auxiliary_weight : float
+        Uniform share mixed into the targets; weight of the branch heads' loss.
+    class_balance, standardise : bool
+        Weigh clips by the inverse frequency of their class; scale every dimension by the mean and
+        standard deviation of the training rows.
+    device : str
+        cpu, cuda or auto. Bit-identical repeats are promised on the CPU only.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        epoch, loss, rate, and with inner rows inner_loss, inner_f1.
+    train_rows_, inner_rows_ : int arrays
+        Positions, among the rows given to `fit`, that were learned from and that stopped it.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[], nn.Module],
+        dims: dict[str, int],
+        *,
+        lr: float = 2e-3,
+        weight_decay: float = 0.3,
+        epochs: int = 60,
+        batch_size: int = 64,
+        warmup: float = 0.1,
+        patience: int = 12,
+        inner_fraction: float = 0.2,
+        label_smoothing: float = 0.1,
+        auxiliary_weight: float = 0.3,
+        class_balance: bool = False,
+        standardise: bool = True,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self.network, self.dims = network, dict(dims)
+        self.lr, self.weight_decay, self.epochs, self.batch_size = lr, weight_decay, epochs, batch_size
+        self.warmup, self.patience, self.inner_fraction = warmup, patience, inner_fraction
+        self.label_smoothing, self.auxiliary_weight = label_smoothing, auxiliary_weight
+        self.class_balance, self.standardise = class_balance, standardise
+        self.device, self.threads = choose_device(device), threads
+        self.history_: list[dict[str, float]] = []
+        self.recipe: dict[str, Any] = {}
+
+    def fit(self, features, targets, weights, groups, seed: int = 0) -> TorchClassifier:
+        """Learn from clips.
+
+        Parameters
+        ----------
+        features : Features
+            `x` branch to (N, D), `present` branch to (N,) bool.
+        targets : float array, shape (N, C)
+            Label distribution of every clip; one-hot for plain labels.
+        weights : float array, shape (N,)
+            0 leaves a clip out.
+        groups : array, shape (N,)
+            Speaker or source; early stopping sets whole groups aside.
+        """
+        targets, weights = check_rows(features, targets, weights)
+        self.train_rows_, self.inner_rows_ = inner_split(
+            targets, weights, groups, self.inner_fraction, seed
+        )
+        with reproducible(seed, self.threads):
+            self.module_ = self.network().to(self.device)
+            self.scaler_ = Scaler().fit(features, self.train_rows_, list(self.dims), self.standardise)
+            x, present = self._inputs(features)
+            weights = balanced(weights, targets) if self.class_balance else weights
+            self._train(x, present, self._tensor(targets), self._tensor(weights), seed)
+        return self
+
+    def predict(self, features) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities (N, C), and branch weights (N, B) where the network has them."""
+        with reproducible(0, self.threads), torch.inference_mode():
+            x, present = self._inputs(features)
+            self.module_.eval()
+            parts = [
+                self.module_(_rows(x, rows), present[rows])
+                for rows in torch.arange(len(present), device=self.device).split(PREDICT_BATCH)
+            ]
+        proba = torch.cat([part["logits"].double().softmax(-1) for part in parts]).cpu().numpy()
+        if "weights" not in parts[0]:
+            return proba, None
+        return proba, torch.cat([part["weights"] for part in parts]).cpu().numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors and model.json into a folder."""
+        state = {f"net/{k}": v.cpu().numpy() for k, v in self.module_.state_dict().items()}
+        info = {
+            "history": self.history_,
+            "train_rows": self.train_rows_.tolist(),
+            "inner_rows": self.inner_rows_.tolist(),
+        }
+        write_model(folder, {**state, **self.scaler_.arrays()}, self.recipe, info)
+
+    def load(self, folder: Path) -> TorchClassifier:
+        """Restore what `save` wrote; the configuration has to be the same."""
+        arrays, info = read_model(folder, self.recipe)
+        state = {k[4:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net/")}
+        self.module_ = self.network().to(self.device)
+        self.module_.load_state_dict(state)
+        self.scaler_ = Scaler.restore(arrays, list(self.dims))
+        self.history_ = info["history"]
+        self.train_rows_ = np.array(info["train_rows"], int)
+        self.inner_rows_ = np.array(info["inner_rows"], int)
+        return self
+
+    def _train(self, x, present: Tensor, targets: Tensor, weights: Tensor, seed: int) -> None:
+        optimiser = torch.optim.AdamW(_decay_groups(self.module_, self.weight_decay), lr=self.lr)
+        train = self._tensor(self.train_rows_)
+        n_batches = math.ceil(len(train) / self.batch_size)
+        order = torch.Generator().manual_seed(seed)
+        best, best_epoch, kept, self.history_ = math.inf, 0, None, []
+        for epoch in range(self.epochs):
+            self.module_.train()
+            shuffled = train[torch.randperm(len(train), generator=order).to(train.device)]
+            losses = []
+            for i, rows in enumerate(shuffled.tensor_split(n_batches)):
+                done = (epoch + i / n_batches) / self.epochs
+                _set_rate(optimiser, self.lr * schedule(done, self.warmup))
+                loss = self._loss(_rows(x, rows), present[rows], targets[rows], weights[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                losses.append(loss.detach())
+            row = {"epoch": epoch, "loss": float(torch.stack(losses).mean())}
+            self.history_.append(row | self._inner_scores(x, present, targets, weights))
+            value = self.history_[-1].get("inner_loss", -epoch)
+            if value < best:
+                best, best_epoch = value, epoch
+                kept = {k: v.clone() for k, v in self.module_.state_dict().items()}
+            if epoch - best_epoch >= self.patience:
+                break
+        self.module_.load_state_dict(kept)
+
+    def _loss(self, x, present: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        out = self.module_(x, present)
+        smooth = self.label_smoothing
+        targets = (1 - smooth) * targets + smooth / targets.shape[1]
+        loss = cross_entropy(out["logits"], targets, weights)
+        if "branch_logits" in out and self.auxiliary_weight:
+            every = targets[:, None].expand_as(out["branch_logits"])
+            there = weights[:, None] * present
+            loss = loss + self.auxiliary_weight * cross_entropy(out["branch_logits"], every, there)
+        return loss
+
+    def _inner_scores(self, x, present: Tensor, targets: Tensor, weights: Tensor) -> dict[str, float]:
+        if not len(self.inner_rows_):
+            return {}
+        rows = self._tensor(self.inner_rows_)
+        self.module_.eval()
+        with torch.inference_mode():
+            logits = self.module_(_rows(x, rows), present[rows])["logits"]
+            loss = cross_entropy(logits, targets[rows], weights[rows])
+        f1 = scores(targets[rows].argmax(1).cpu(), logits.softmax(-1).cpu())["weighted_f1"]
+        return {"inner_loss": float(loss), "inner_f1": f1}
+
+    def _inputs(self, features) -> tuple[dict[str, Tensor], Tensor]:
+        x = {b: self._tensor(v) for b, v in self.scaler_.apply(features).items()}
+        present = np.stack([np.asarray(features.present[b], bool) for b in self.dims], axis=1)
+        return x, self._tensor(present)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+
+def inner_split(targets, weights, groups, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and rows of other groups that stop the training; rows of weight 0 in neither."""
+    used = np.flatnonzero(weights > 0)
+    if fraction <= 0:
+        return used, used[:0]
+    n_folds = max(2, round(1 / fraction))
+    folds = group_folds(targets[used].argmax(1), np.asarray(groups)[used], n_folds, seed)
+    inner = (folds == 0) & (folds.max() > 0)  # with one group there is nothing to set aside
+    return used[~inner], used[inner]
+
+
+def check_rows(features, targets, weights) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (N, C) and weights (N,) as float32, or one line about what is wrong with them."""
+    targets, weights = np.asarray(targets, np.float32), np.asarray(weights, np.float32)
+    n = len(features.clip_ids)
+    if targets.ndim != 2 or len(targets) != n or weights.shape != (n,):
+        raise EcmfError(
+            f"{n} clips, but targets of shape {targets.shape} and weights of shape {weights.shape}"
+        )
+    if not (weights > 0).any():
+        raise EcmfError("no clip to train on: every weight is 0 or no clip has a label")
+    used = targets[weights > 0]
+    if not np.isfinite(used).all() or not np.allclose(used.sum(1), 1, atol=1e-3):
+        raise EcmfError("targets must be distributions: finite, and 1 in sum for every clip of weight > 0")
+    return np.nan_to_num(targets), np.where(weights > 0, weights, 0).astype(np.float32)
+
+
+def balanced(weights: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Weights times the inverse share of each clip's class; the sum stays."""
+    share = weights @ targets
+    inverse = np.where(share > 0, 1 / np.maximum(share, 1e-9), 0)
+    scaled = weights * (targets @ inverse)
+    return (scaled * weights.sum() / scaled.sum()).astype(np.float32)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean cross-entropy of logits (..., C) against distributions (..., C)."""
+    losses = -(targets * F.log_softmax(logits, -1)).sum(-1)
+    return (losses * weights).sum() / weights.sum().clamp_min(1e-9)
+
+
+def schedule(done: float, warmup: float) -> float:
+    """Share of the learning rate after `done` (0 to 1) of the steps: linear rise, cosine fall."""
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def choose_device(name: str) -> str:
+    """cpu or cuda; `auto` takes cuda where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EcmfError("device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto")
+    return name
+
+
+@contextlib.contextmanager
+def reproducible(seed: int, threads: int) -> Iterator[None]:
+    """Own random state, fixed threads and deterministic kernels; everything as before afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1])
+
+
+def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Only matrices decay: shrinking biases, norms and the branch embedding regularises nothing."""
+    named = list(module.named_parameters())
+    matrices = [p for name, p in named if p.ndim > 1 and "embedding" not in name]
+    others = [p for name, p in named if p.ndim <= 1 or "embedding" in name]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _rows(x: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    return {branch: values[rows] for branch, values in x.items()}

@@ -1,0 +1,201 @@
+"""Scores of probabilities against labels, and how sure one may be of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .paths import EcmfError
+
+MIN_CLUSTERS = 8  # below this, resampling whole groups says more about the draw than about the model
+METRICS = ("weighted_f1", "accuracy", "macro_f1")
+
+
+class Interval(NamedTuple):
+    """A 95 % interval and the unit that was resampled, `groups` or `clips`."""
+
+    ci: list[float]
+    unit: str
+
+
+class Difference(NamedTuple):
+    """Mean of score b minus score a, its 95 % interval and two-sided bootstrap p."""
+
+    mean: float
+    ci: list[float]
+    p: float
+
+
+def scores(y: np.ndarray, proba: np.ndarray) -> dict[str, float]:
+    """Weighted F1, accuracy, macro F1 and expected calibration error.
+
+    Parameters
+    ----------
+    y : int array, shape (N,)
+        Label indices.
+    proba : float array, shape (N, C)
+        Class probabilities; the prediction is the largest.
+
+    Returns
+    -------
+    dict
+        `weighted_f1` and `macro_f1` as scikit-learn's `f1_score` defines them, `accuracy`, `ece`
+        (15 equal bins of confidence, Guo et al. 2017); all between 0 and 1.
+    """
+    y, proba = _checked(y, proba)
+    counts = confusion(y, proba)
+    named = {name: float(_from_confusion(counts, name)) for name in METRICS}
+    return {**named, "ece": expected_calibration_error(y, proba)}
+
+
+def confusion(y: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """Counts, shape (C, C): row the label, column the prediction."""
+    y, proba = _checked(y, proba)
+    n_classes = proba.shape[1]
+    cells = np.bincount(y * n_classes + proba.argmax(1), minlength=n_classes**2)
+    return cells.reshape(n_classes, n_classes)
+
+
+def per_class(y: np.ndarray, proba: np.ndarray, labels: list[str]) -> pd.DataFrame:
+    """Precision, recall, F1 and number of clips of every class, one row each."""
+    counts = confusion(y, proba)
+    right, predicted, actual = counts.diagonal(), counts.sum(0), counts.sum(1)
+    return pd.DataFrame({
+        "label": list(labels),
+        "precision": _ratio(right, predicted),
+        "recall": _ratio(right, actual),
+        "f1": _ratio(2 * right, predicted + actual),
+        "n": actual,
+    })
+
+
+def expected_calibration_error(y: np.ndarray, proba: np.ndarray, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy, weighted by the clips in each bin of confidence."""
+    curve = calibration_curve(y, proba, bins)
+    gap = (curve["confidence"] - curve["accuracy"]).abs()
+    return float((gap * curve["n"]).sum() / max(curve["n"].sum(), 1))
+
+
+def calibration_curve(y: np.ndarray, proba: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Mean confidence, accuracy and number of clips in equal bins of confidence; empty bins left out."""
+    y, proba = _checked(y, proba)
+    confidence = proba.max(1)
+    rows = pd.DataFrame({
+        "bin": np.minimum((confidence * bins).astype(int), bins - 1),
+        "confidence": confidence,
+        "accuracy": (proba.argmax(1) == y).astype(float),
+        "n": 1,
+    })
+    means = rows.groupby("bin")[["confidence", "accuracy"]].mean()
+    return means.assign(n=rows.groupby("bin")["n"].sum()).reset_index(drop=True)
+
+
+def bootstrap_ci(
+    y: np.ndarray,
+    proba: np.ndarray,
+    clusters: np.ndarray | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    metric: str = "weighted_f1",
+) -> Interval:
+    """95 % percentile interval of a score, resampling whole groups.
+
+    Parameters
+    ----------
+    y : int array, shape (N,)
+    proba : float array, shape (N, C)
+    clusters : array, shape (N,), optional
+        Speaker or source of each clip. Clips of one speaker are not independent, so speakers are
+        drawn; with fewer than 8 of them (or none given) clips are drawn instead.
+    metric : one of weighted_f1, accuracy, macro_f1
+
+    Returns
+    -------
+    Interval
+        `[low, high]` and the unit that was resampled, `groups` or `clips`.
+    """
+    tables, unit = _tables(y, proba, clusters)
+    drawn = _from_confusion(_resample([tables], n, seed)[0], metric)
+    return Interval(_percentiles(drawn), unit)
+
+
+def paired_difference(
+    y: np.ndarray,
+    proba_a: np.ndarray,
+    proba_b: np.ndarray,
+    clusters: np.ndarray | None = None,
+    n: int = 2000,
+    seed: int = 0,
+    metric: str = "weighted_f1",
+) -> Difference:
+    """Score of b minus score of a on the same clips, by a paired bootstrap over groups.
+
+    Returns
+    -------
+    Difference
+        The observed difference, its 95 % interval, and the two-sided p of no difference (twice the
+        share of resamples on the other side of zero, never below 1 / (n + 1)).
+    """
+    pair = [_tables(y, proba, clusters)[0] for proba in (proba_a, proba_b)]
+    drawn_a, drawn_b = (_from_confusion(t, metric) for t in _resample(pair, n, seed))
+    drawn = drawn_b - drawn_a
+    observed = [float(_from_confusion(t.sum(0), metric)) for t in pair]
+    tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
+    p = float(min(1.0, max(2 * tail, 1 / (n + 1))))
+    return Difference(observed[1] - observed[0], _percentiles(drawn), p)
+
+
+def _tables(y, proba, clusters) -> tuple[np.ndarray, str]:
+    """One confusion table per resampled unit, shape (K, C, C): all that the metrics need."""
+    y, proba = _checked(y, proba)
+    unit, codes = "clips", np.arange(len(y))
+    if clusters is not None:
+        names, inverse = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+        if len(names) >= MIN_CLUSTERS:
+            unit, codes = "groups", inverse
+    tables = np.zeros((codes.max() + 1, proba.shape[1], proba.shape[1]))
+    np.add.at(tables, (codes, y, proba.argmax(1)), 1)
+    return tables, unit
+
+
+def _resample(tables: list[np.ndarray], n: int, seed: int) -> list[np.ndarray]:
+    """Confusion tables of `n` draws with replacement, the same draws for every entry."""
+    k = len(tables[0])
+    draws = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=n)
+    return [np.tensordot(draws, table, axes=1) for table in tables]
+
+
+def _from_confusion(counts: np.ndarray, metric: str) -> np.ndarray:
+    """The metric of confusion tables, shape (..., C, C) to (...)."""
+    right = counts.diagonal(axis1=-2, axis2=-1)
+    predicted, actual = counts.sum(-2), counts.sum(-1)
+    total = np.maximum(actual.sum(-1), 1)
+    if metric == "accuracy":
+        return right.sum(-1) / total
+    f1 = _ratio(2 * right, predicted + actual)
+    if metric == "weighted_f1":
+        return (f1 * actual).sum(-1) / total
+    if metric == "macro_f1":  # as scikit-learn: over the classes that occur at all
+        return f1.sum(-1) / np.maximum((predicted + actual > 0).sum(-1), 1)
+    raise EcmfError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return part / np.where(whole > 0, whole, 1)
+
+
+def _percentiles(drawn: np.ndarray) -> list[float]:
+    return [float(value) for value in np.percentile(drawn, [2.5, 97.5])]
+
+
+def _checked(y, proba) -> tuple[np.ndarray, np.ndarray]:
+    y, proba = np.asarray(y), np.asarray(proba, dtype=float)
+    if proba.ndim != 2 or len(y) != len(proba) or not len(y):
+        raise EcmfError(f"cannot score {y.shape} labels against probabilities of shape {proba.shape}")
+    if not np.isfinite(proba).all():
+        raise EcmfError("cannot score: some probabilities are not finite; score only predicted clips")
+    if y.min() < 0 or y.max() >= proba.shape[1]:
+        raise EcmfError(f"cannot score: labels must be 0 to {proba.shape[1] - 1}, found {y.min()} to {y.max()}")
+    return y.astype(int), proba

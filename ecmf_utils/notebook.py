@@ -1,0 +1,224 @@
+"""The start call of every notebook, and the fingerprint that tells whether its code has changed."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from . import cells, params, pipeline
+from .paths import EcmfError, data_dir, digest, write_json
+
+TINY = "tiny"
+PACKAGE = Path(__file__).resolve().parent
+# Modules that decide how a notebook runs but not what comes out: editing them reruns nothing.
+MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "workers"}
+# Parameters that change how fast a notebook runs, not what comes out of it.
+EXECUTION = {"n_workers", "workers"}
+
+
+def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
+    """Begin a notebook: check its parameters, build or require what it needs, seed, set the theme.
+
+    Run by hand, a parameter left at its default takes the profile's value, as in a batch run.
+    On `tiny` the outputs of earlier notebooks are built when they are missing, so that any notebook
+    can be run first.
+
+    Parameters
+    ----------
+    name : str
+        The notebook's own name, `22_extract_scene`.
+    scope : dict
+        The notebook's `globals()`; the parameters in it are replaced by their checked values.
+
+    Returns
+    -------
+    SimpleNamespace
+        The parameters as attributes.
+
+    Raises
+    ------
+    EcmfError
+        A parameter of the wrong type, an unknown profile, or a missing earlier output.
+    """
+    name = cells.notebook_name(name)
+    values = _values(name, scope)
+    scope.update(values)
+    profile = values.get("profile", TINY)
+    _need_upstream(name, profile)
+    made = {"parameters": values, "fingerprint": fingerprint(name)}
+    write_json(made_path(name, profile), made)
+    seed_everything(values.get("seed", 0))
+    _set_theme()
+    seed = f" · seed {values['seed']}" if "seed" in values else ""
+    # the builtin, since a notebook may have a name `print` of its own in `scope`
+    builtins.print(f"{name} · profile {profile}{seed} · {device(values.get('device', 'auto'))}")
+    return SimpleNamespace(**values)
+
+
+def _values(name: str, scope: dict[str, Any]) -> dict[str, Any]:
+    known = cells.declared(name)
+    given = {key: cells.coerce(scope.get(key, p.default), p, name) for key, p in known.items()}
+    if os.environ.get("ECMF_BATCH") == "1":  # the runner has resolved them already
+        return given
+    profile = given.get("profile", TINY)
+    resolved = params.resolve(name, profile)
+    return {key: resolved[key] if given[key] == known[key].default else given[key] for key in known}
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and, when it is loaded, PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+def device(wanted: str = "auto") -> str:
+    """`cpu`, `cuda` or `mps`; PyTorch (seconds to import) is asked only where one could be."""
+    if wanted != "auto":
+        return wanted
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if sys.platform != "darwin" and (hidden or not shutil.which("nvidia-smi")):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _set_theme() -> None:
+    from . import theme
+
+    theme.set_theme()
+
+
+def made_path(name: str, profile: str) -> Path:
+    """Where a notebook notes with what it was last started, by hand or in batch."""
+    return data_dir(profile) / ".made" / f"{name}.json"
+
+
+def _need_upstream(name: str, profile: str) -> None:
+    if not pipeline.missing(name, profile):
+        return
+    if profile != TINY or os.environ.get("ECMF_BUILDING") == profile:
+        pipeline.require(name, profile)
+    lock = data_dir(profile) / ".lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        todo = pipeline.missing(name, profile)
+        for number, needed in enumerate(todo, 1):
+            _tell(f"first use: building what comes before, {number} of {len(todo)}: {needed} …")
+            _build(needed, profile, name)
+    _tell("")
+
+
+def _build(needed: str, profile: str, name: str) -> None:
+    command = [sys.executable, "-m", "ecmf_utils.cli", "run", needed, "--profile", profile]
+    done = subprocess.run(
+        command, env=child_env(ECMF_BUILDING=profile), capture_output=True, text=True
+    )
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise EcmfError(f"{name} needs {needed}, which failed: {lines[-1]}")
+
+
+def child_env(**more: str) -> dict[str, str]:
+    """The environment for a run that this process starts and that must end with it."""
+    own = {"ECMF_BATCH", "ECMF_LOG_FD", "ECMF_PARENT", "JPY_PARENT_PID", "MPLBACKEND"}
+    kept = {key: value for key, value in os.environ.items() if key not in own}
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), kept.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, "ECMF_PARENT": str(os.getpid()), **more}
+
+
+def _tell(line: str) -> None:
+    """Show a passing line that the notebook's saved outputs do not keep; nothing under pytest."""
+    if {"PYTEST_VERSION", "ECMF_BATCH"} & os.environ.keys() or os.environ.get(
+        "TQDM_DISABLE"
+    ) == "1":
+        return
+    if "ipykernel" in sys.modules:
+        from IPython.display import clear_output
+
+        clear_output(wait=not line)
+        if line:
+            builtins.print(line, flush=True)
+
+
+def fingerprint(name: str) -> str:
+    """16 hex digits over a notebook's code cells and every module of ours that they come to import.
+
+    Markdown, outputs and comments do not enter, so that saving or describing a notebook reruns
+    nothing; the files that a module reads from `resources` do.
+    """
+    sources = [cell["source"] for cell in cells.code_cells(name)]
+    found: set[str] = set()
+    waiting = {module for source in sources for module in _imports(source)}
+    while waiting:
+        found |= waiting
+        waiting = {new for module in waiting for new in _module(module)[1]} - found
+    return digest([_code(source) for source in sources], {m: _module(m)[0] for m in sorted(found)})
+
+
+@functools.cache
+def _module(name: str) -> tuple[str, frozenset[str]]:
+    """The hash of a module of ours with the resources it names, and what it imports of ours."""
+    source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+    resources = [
+        (PACKAGE / "resources" / node.args[0].value).read_bytes().hex()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] == "resource"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and (PACKAGE / "resources" / str(node.args[0].value)).is_file()
+    ]
+    return digest(_code(source), resources), frozenset(_imports(source))
+
+
+def _imports(source: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a cell with a magic: it counts as text, its imports are not seen
+        return
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["ecmf_utils" if node.level else "", node.module]))
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for dotted in names:
+            package, _, module = dotted.partition(".")
+            module = module.split(".")[0]
+            if package == "ecmf_utils" and module not in MACHINERY:
+                if (PACKAGE / f"{module}.py").is_file():
+                    yield module
+
+
+def _code(source: str) -> str:
+    try:
+        return ast.dump(ast.parse(source))
+    except SyntaxError:
+        return source
+
+
+def _render_one_line(error: EcmfError) -> list[str]:
+    return [f"\x1b[31m{error}\x1b[0m"]
+
+
+# IPython asks an exception for this: a mistake that the user can mend needs no traceback.
+EcmfError._render_traceback_ = _render_one_line

@@ -1,0 +1,144 @@
+"""Where things lie, and how they are written so that a killed run never leaves half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(os.environ.get("ECMF_ROOT", Path(__file__).resolve().parent.parent))
+SCHEMA_VERSION = 1
+
+
+class EcmfError(Exception):
+    """A mistake the user can mend, told in one line: which file, what was expected, what to do."""
+
+
+def data_dir(profile: str) -> Path:
+    """Folder of everything generated or linked in for a profile."""
+    return Path(os.environ.get("ECMF_DATA", ROOT / "data")) / profile
+
+
+def reports_dir(profile: str) -> Path:
+    """Folder of the HTML pages and run records of a profile."""
+    return Path(os.environ.get("ECMF_REPORTS", ROOT / "reports")) / profile
+
+
+def resource(name: str) -> Path:
+    """A file that ships inside the package."""
+    return Path(__file__).resolve().parent / "resources" / name
+
+
+def show(path: Path | str) -> str:
+    """A path as a reader wants it: relative to the project where it lies inside."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def slug(name: str) -> str:
+    """A name that is safe as a folder on every system."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits that identify the given JSON-able values."""
+    text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path | str) -> str:
+    """16 hex digits that identify the content of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def write_atomic(path: Path | str, write: Callable[[Path], Any]) -> Path:
+    """Write through a temporary neighbour, so that the path holds the old or the new file, whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace; its folder is made when missing.
+    write : callable
+        Gets the temporary path and writes it.
+
+    Raises
+    ------
+    EcmfError
+        The disk is full, read-only or not ours; what stood at `path` still stands there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise EcmfError(
+            f"{show(path)}: cannot be written ({error.strerror or error}); "
+            "free space or choose a writable folder, then run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return write_atomic(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    """Write JSON atomically, readable and with a final newline."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path | str, made_by: str = "") -> Any:
+    """Read JSON; a missing or broken file is one clear line."""
+    _require(Path(path), made_by)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EcmfError(f"{show(path)}: not valid JSON ({error}); delete it and run again") from error
+
+
+def write_parquet(
+    frame: pd.DataFrame | pa.Table, path: Path | str, metadata: dict[str, Any] | None = None
+) -> Path:
+    """Write a table atomically, with the schema version and `metadata` in the file's own header."""
+    table = frame
+    if isinstance(frame, pd.DataFrame):
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    own = {"schema_version": SCHEMA_VERSION, **(metadata or {})}
+    header = {**(table.schema.metadata or {}), b"ecmf": json.dumps(own, default=str).encode()}
+    table = table.replace_schema_metadata(header)
+    return write_atomic(path, lambda tmp: pq.write_table(table, tmp))
+
+
+def read_parquet(path: Path | str, made_by: str = "") -> pd.DataFrame:
+    """Read a table; a missing or broken file is one clear line."""
+    _require(Path(path), made_by)
+    try:
+        return pq.read_table(path).to_pandas()
+    except pa.ArrowInvalid as error:
+        raise EcmfError(f"{show(path)}: not a Parquet file ({error}); delete it and run again") from error
+
+
+def parquet_metadata(path: Path | str) -> dict[str, Any]:
+    """The metadata that `write_parquet` put into the header."""
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"ecmf", b"{}"))
+
+
+def _require(path: Path, made_by: str) -> None:
+    if not path.exists():
+        hint = f": run {made_by} first" if made_by else ""
+        raise EcmfError(f"{show(path)} is missing{hint}")

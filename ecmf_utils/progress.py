@@ -1,0 +1,52 @@
+"""One line of progress for loops that take longer than a breath."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+BATCH_INTERVAL_S = 10.0  # a log file wants a line now and then, not ten a second
+
+
+def track(items: Iterable[Item], total: int | None = None, what: str = "") -> Iterator[Item]:
+    """Pass the items on and show how many are done, on stderr.
+
+    Shown on a terminal and in the log of a batch run, never among a notebook's outputs (which are
+    compared and shared); silent when `TQDM_DISABLE=1`.
+
+    Parameters
+    ----------
+    items : iterable
+    total : int, optional
+        How many there will be, when the iterable cannot say.
+    what : str
+        A word or two before the bar.
+    """
+    file = None if os.environ.get("TQDM_DISABLE") == "1" else _stream()
+    in_log = "ECMF_LOG_FD" in os.environ
+    yield from tqdm(
+        items,
+        total=total,
+        desc=what,
+        file=file,
+        disable=file is None,
+        mininterval=BATCH_INTERVAL_S if in_log else 0.2,
+        miniters=1 if in_log else None,
+        leave=False,
+        ascii=in_log,
+    )
+
+
+def _stream() -> TextIO | None:
+    if number := os.environ.get(
+        "ECMF_LOG_FD"
+    ):  # the runner's stderr, kept from the kernel's capture
+        return open(os.dup(int(number)), "w", encoding="utf-8")
+    if "ipykernel" in sys.modules or not sys.stderr.isatty():
+        return None
+    return sys.stderr

@@ -1,0 +1,195 @@
+"""Things of the demo's pictures: clothes, furniture, and what hides a face."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ecmf_utils.avatar import BODY_HEIGHT, BODY_TOP, BODY_WIDTH, HEIGHT, WIDTH, Head, Identity, Layer, X, Y, head_size, ramp
+
+BX = np.arange(BODY_WIDTH, dtype=np.float32)[None, :] - BODY_WIDTH / 2
+BY = np.arange(BODY_HEIGHT, dtype=np.float32)[:, None] + BODY_TOP
+
+
+def make_body(who: Identity, light: tuple[float, float, float], ambient: float) -> Layer:
+    """Neck and shoulders in clothes, on the body canvas."""
+    rng = np.random.default_rng(who.texture_seed + 1)
+    layer = Layer.empty(BODY_HEIGHT, BODY_WIDTH)
+    neck = (46 if who.presents == "f" else 54) * who.face_width
+    layer.over(_neck_colour(who, light, ambient, neck), _neck_mask(neck))
+    layer.over(_cloth_colour(who, light, ambient, rng), _torso_mask(who) * (1 - _neck_hole(who, neck)))
+    if who.neckline == "shirt":
+        _collar(layer, who, neck, ambient)
+    return layer
+
+
+def _neck_mask(neck: float) -> np.ndarray:
+    half = neck + 34 * ramp(130, 200, BY) + 90 * ramp(175, 235, BY)
+    return ramp(-1, 1, half - np.abs(BX)) * ramp(46, 50, BY)
+
+
+def _neck_colour(who: Identity, light: tuple[float, float, float], ambient: float, neck: float) -> np.ndarray:
+    round_off = np.clip(0.95 - 0.42 * np.clip(np.abs(BX - 14 * np.sign(light[0])) / neck, 0, 1.2) ** 2, 0.2, 1)
+    under_chin = 1 - 0.52 * (1 - ramp(104, 165, BY + 0.0016 * BX**2))
+    tendons = 1 - 0.07 * np.exp(-(((np.abs(BX) - 0.16 * (215 - BY)) / 5) ** 2)) * ramp(130, 160, BY)
+    return who.skin * ((ambient + (1 - ambient) * round_off) * under_chin * tendons)[..., None]
+
+
+def _torso_mask(who: Identity) -> np.ndarray:
+    shoulder = (196 if who.presents == "f" else 222) * who.face_width
+    rise = np.clip((BY - 158) / 100, 0, 1)
+    return ramp(-1.2, 1.2, shoulder * np.sqrt(1 - (1 - rise) ** 2.4) - np.abs(BX)) * ramp(158, 161, BY)
+
+
+def _neck_hole(who: Identity, neck: float) -> np.ndarray:
+    if who.neckline == "crew":
+        return ramp(1.03, 0.97, np.sqrt((BX / (neck + 14)) ** 2 + ((BY - 164) / 26) ** 2))
+    depth = 252 if who.neckline == "vee" else 226
+    return ramp(-1, 1, (neck + 18) * (1 - (BY - 160) / (depth - 160)) - np.abs(BX)) * ramp(depth, depth - 4, BY)
+
+
+def _cloth_colour(who: Identity, light: tuple[float, float, float], ambient: float, rng: np.random.Generator) -> np.ndarray:
+    folds = cv2.GaussianBlur(rng.standard_normal((BODY_HEIGHT, BODY_WIDTH)).astype(np.float32), (0, 0), sigmaX=7, sigmaY=26)
+    shade = 0.92 - 0.30 * (np.abs(BX - 40 * np.sign(light[0])) / 220) ** 2 + 0.035 * folds / folds.std()
+    shade = shade * (1 - 0.30 * np.exp(-(((np.abs(BX) - 148 + 0.06 * (BY - 250)) / 6) ** 2)) * ramp(235, 265, BY))
+    shade = shade * (1 - 0.25 * (1 - ramp(160, 205, BY)) * (np.abs(BX) < 110))
+    if who.neckline != "shirt":
+        ring = np.abs(_neck_hole(who, 54) - 0.5) < 0.49
+        shade = shade * (1 - 0.12 * cv2.GaussianBlur(ring.astype(np.float32), (0, 0), 4))
+    return who.cloth * np.clip(ambient + (1.05 - ambient) * shade, 0.2, 1.2)[..., None]
+
+
+def _collar(layer: Layer, who: Identity, neck: float, ambient: float) -> None:
+    colour = np.clip(who.cloth * 0.35 + 150, 0, 235) * (0.72 + 0.28 * ambient)
+    for side in (-1, 1):
+        corners = [(side * (neck + 22), 152), (side * (neck - 8), 168), (side * 4, 224), (side * 40, 244), (side * (neck + 34), 182)]
+        mask = np.zeros((BODY_HEIGHT, BODY_WIDTH), np.uint8)
+        points = (np.float32(corners) + (BODY_WIDTH / 2, -BODY_TOP)) * 16
+        cv2.fillPoly(mask, [points.astype(np.int32)], 255, cv2.LINE_AA, shift=4)
+        mask = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), 0.8)
+        layer.rgb *= (1 - 0.3 * cv2.GaussianBlur(mask, (0, 0), 6) * (1 - mask))[..., None]
+        layer.over(np.broadcast_to(colour, layer.rgb.shape), mask)
+
+
+def make_cover(who: Identity, rng: np.random.Generator) -> Layer:
+    """What hides the face: two hands, or an open book."""
+    layer = Layer.empty(HEIGHT, WIDTH)
+    if rng.random() < 0.5:
+        for side in (-1, 1):
+            _hand(layer, who, side)
+        return layer
+    colour = np.float32([(118, 62, 58), (58, 84, 112), (78, 100, 74), (110, 96, 70)][rng.integers(4)])
+    board = ramp(-1, 1, 104 - np.abs(X)) * ramp(-1, 1, 84 - np.abs(Y - 6 + 0.06 * np.abs(X)))
+    shade = 0.95 - 0.16 * np.abs(X) / 104 - 0.30 * np.exp(-((X / 5) ** 2))
+    layer.over(np.broadcast_to(colour, (HEIGHT, WIDTH, 3)) * shade[..., None], board)
+    frame = np.exp(-((np.maximum(np.abs(np.abs(X) - 54) - 34, np.abs(Y - 6) - 58) / 1.6) ** 2))
+    layer.rgb = layer.rgb + (np.float32([206, 184, 128]) - layer.rgb) * (0.5 * frame * board)[..., None]
+    for side in (-1, 1):
+        for row in range(4):
+            _finger(layer, who, (side * 112, 32 + 17 * row), (side * 82, 27 + 17 * row), 8)
+    return layer
+
+
+def _hand(layer: Layer, who: Identity, side: int) -> None:
+    """A hand before one half of the face, fingers up."""
+    palm = np.sqrt(((X - side * 44) / 40) ** 2 + ((Y - 62) / 46) ** 2)
+    layer.rgb *= (1 - 0.35 * np.exp(-(np.clip(palm - 1, 0, 9) / 0.2) ** 2))[..., None]
+    shade = (0.86 - 0.22 * palm**2 - 0.05 * np.sign(side) * X / 100)[..., None]
+    layer.over(who.skin * np.clip(shade, 0.4, 1), ramp(1.03, 0.97, palm))
+    arm = ramp(-1, 1, 27 - np.abs(X - side * (44 + 0.25 * (Y - 90)))) * ramp(88, 96, Y)
+    layer.over(who.skin * 0.72 * np.ones((HEIGHT, WIDTH, 1), np.float32), arm * (1 - ramp(1.03, 0.97, palm)))
+    for k, (top, lean) in enumerate(((-44, 2), (-56, 6), (-52, 12), (-34, 20))):
+        x = side * (14 + 19 * k)
+        _finger(layer, who, (x, 48), (x + side * (lean - 8), top), 10.5)
+
+
+def _finger(layer: Layer, who: Identity, start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
+    """A finger: a capsule shaded as a cylinder, with a soft shadow beside it."""
+    p, axis = np.float32(start), np.float32(end) - np.float32(start)
+    along = np.clip(((X - p[0]) * axis[0] + (Y - p[1]) * axis[1]) / float(axis @ axis), 0, 1)
+    distance = np.hypot(X - p[0] - along * axis[0], Y - p[1] - along * axis[1]) / radius
+    layer.rgb *= (1 - 0.30 * np.exp(-(np.clip(distance - 1, 0, 9) / 0.3) ** 2))[..., None]
+    tone = 0.94 - 0.34 * np.clip(distance, 0, 1.1) ** 2
+    tone = tone * (1 - 0.10 * np.exp(-(((along - 0.55) / 0.05) ** 2)))
+    layer.over(who.skin * tone[..., None], ramp(1.06, 0.94, distance))
+
+
+def make_turned(who: Identity, head: Head, rng: np.random.Generator) -> Layer:
+    """The head seen from behind: the person has turned away."""
+    a, b = head_size(who)
+    layer = Layer(head.front.rgb.copy(), head.front.alpha.copy())
+    shift = float(rng.choice([-1, 1])) * 12
+    end = {"long": 170, "bob": 84, "curly": 74}.get(who.style, 52)
+    volume = {"curly": 18, "long": 12, "bob": 12}.get(who.style, 3)
+    half = (a + volume) * np.sqrt(np.clip(1 - np.clip(-(Y + 8) / (b + volume - 4), 0, 1) ** 2.5, 0, 1))
+    half = half - np.clip(Y - 20, 0, 200) * (0.06 if end > 100 else 0.34)
+    mask = ramp(-1.5, 1.5, half - np.abs(X)) * (1 - ramp(end - 5, end + 5, Y + 0.002 * X * X))
+    angle = np.arctan2(X - shift, Y + 96)
+    strands = np.sin(61 * angle) + 0.6 * np.sin(143 * angle + 1) + 0.5 * np.sin(237 * angle + 2)
+    tone = 0.86 + 0.05 * strands - 0.30 * (X / (a + volume)) ** 2 - 0.12 * ramp(-40, 80, Y)
+    nape = who.skin * (0.74 - 0.2 * (X / a) ** 2)[..., None]
+    layer.rgb = np.where((layer.alpha * (Y > 0))[..., None] > 0, nape, layer.rgb).astype(np.float32)
+    layer.over(who.hair * np.clip(tone, 0.3, 1.4)[..., None], mask)
+    return layer
+
+
+def paint_counter(picture: np.ndarray, top: float, camera: dict[str, Any]) -> np.ndarray:
+    """A long table in the foreground that a far person stands behind."""
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
+    depth = y - top - camera["dy"] + np.tan(np.deg2rad(camera["roll"])) * (picture.shape[1] / 2 - x)
+    wood = np.float32([128, 100, 76]) * (1.0 - 0.0022 * np.clip(depth, 0, 200) + 0.10 * (depth < 5))[..., None]
+    cover = ramp(-0.7, 0.7, depth)[..., None]
+    return picture * (1 - cover) + wood * cover
+
+
+def _box(room: np.ndarray, x: float, y: float, w: float, h: float, colour: np.ndarray) -> None:
+    cv2.rectangle(room, (int(x), int(y)), (int(x + w), int(y + h)), np.asarray(colour, float).tolist(), -1)
+
+
+def _window(room: np.ndarray, rng: np.random.Generator) -> None:
+    x, w, h = rng.integers(-20, 320), rng.integers(70, 120), rng.integers(110, 170)
+    _box(room, x - 5, 15, w + 10, h + 10, (206, 200, 190))
+    _box(room, x, 20, w, h, np.float32([196, 212, 222]) * rng.uniform(0.8, 1.1))
+    _box(room, x + w / 2 - 2, 20, 5, h, (206, 200, 190))
+    _box(room, x, 20 + h * 0.45, w, 5, (206, 200, 190))
+
+
+def _shelf(room: np.ndarray, rng: np.random.Generator) -> None:
+    x0, y0, w = rng.integers(-30, 280), rng.integers(20, 120), rng.integers(90, 160)
+    _box(room, x0 - 6, y0 - 6, w + 12, 112, (96, 76, 58))
+    for y in (y0, y0 + 54):
+        _box(room, x0, y, w, 46, (72, 58, 48))
+        x = x0
+        while x < x0 + w - 6:
+            thick, tall = rng.integers(5, 12), rng.integers(26, 44)
+            _box(room, x, y + 46 - tall, thick, tall, rng.uniform(60, 170) * rng.uniform(0.7, 1.15, 3))
+            x += thick + 1 + 14 * int(rng.random() < 0.12)
+
+
+def _picture(room: np.ndarray, rng: np.random.Generator) -> None:
+    x, y, w, h = rng.integers(0, 340), rng.integers(10, 110), rng.integers(40, 90), rng.integers(40, 80)
+    _box(room, x - 4, y - 4, w + 8, h + 8, (64, 52, 44))
+    _box(room, x, y, w, h, (214, 208, 198))
+    _box(room, x + 8, y + 8, w - 16, h - 16, rng.uniform(90, 170, 3))
+    _box(room, x + 8, y + h * 0.6, w - 16, h * 0.4 - 8, rng.uniform(70, 140, 3))
+
+
+def _plant(room: np.ndarray, rng: np.random.Generator) -> None:
+    x, y = int(rng.choice([rng.integers(10, 110), rng.integers(290, 390)])), int(rng.integers(180, 240))
+    _box(room, x - 18, y + 10, 36, 70, (150, 104, 80))
+    for _ in range(14):
+        at, angle = (x + int(rng.normal(0, 16)), y - 14 + int(rng.normal(0, 26))), float(rng.uniform(0, 180))
+        green = (np.float32([74, 112, 70]) * rng.uniform(0.7, 1.3)).tolist()
+        cv2.ellipse(room, at, (24, 9), angle, 0, 360, green, -1, cv2.LINE_AA)
+
+
+def _lamp(room: np.ndarray, rng: np.random.Generator) -> None:
+    x, y = int(rng.choice([rng.integers(20, 120), rng.integers(280, 380)])), int(rng.integers(70, 130))
+    _box(room, x - 2, y, 4, 260, (70, 64, 60))
+    shade = np.int32([[x - 18, y - 34], [x + 18, y - 34], [x + 32, y + 10], [x - 32, y + 10]])
+    cv2.fillConvexPoly(room, shade, (244, 226, 186), cv2.LINE_AA)
+
+
+FURNITURE = (_window, _shelf, _picture, _plant, _lamp)
