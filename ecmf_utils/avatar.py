@@ -1,4 +1,4 @@
-"""A shaded avatar: who it is, and its head and shoulders at rest.
+"""A shaded avatar: its head at rest.
 
 Everything is painted on a canvas in its own units: the centre of the face is (0, 0), x to the
 right, y downwards, the chin at about y = 122. `expression.py` adds brows, eyes and mouth.
@@ -11,24 +11,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .people import Identity
+
 HEIGHT, WIDTH = 420, 340  # canvas of the head, in canvas units (pixels)
 CENTRE_X, CENTRE_Y = 170, 210
 BODY_HEIGHT, BODY_WIDTH = 420, 560
 BODY_TOP = 40  # canvas y of the first row of the body layer
 Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32) - np.float32([[[CENTRE_Y]], [[CENTRE_X]]])
 
-SKIN = np.array(
-    [(244, 215, 194), (234, 196, 168), (222, 176, 142), (203, 151, 113), (176, 122, 88),
-     (146, 98, 70), (116, 77, 56), (90, 60, 46)], np.float32)  # fmt: skip
-HAIR = np.array(
-    [(30, 25, 24), (50, 36, 29), (82, 56, 40), (124, 88, 58), (186, 152, 104), (128, 70, 42)],
-    np.float32)  # fmt: skip
-GREY_HAIR = np.array([(150, 148, 146), (204, 202, 198)], np.float32)
-IRIS = np.array([(62, 40, 26), (84, 56, 32), (82, 98, 66), (74, 104, 132)], np.float32)
-CLOTH = np.array(
-    [(58, 74, 104), (122, 60, 62), (70, 98, 84), (150, 128, 96), (92, 92, 100), (44, 50, 60),
-     (168, 160, 150), (108, 84, 118), (176, 116, 84), (66, 110, 124)], np.float32)  # fmt: skip
-STYLES = {"f": ("long", "bob", "bun", "curly", "side"), "m": ("short", "side", "crop", "curly", "receding")}
 FRINGE = {  # the hair line over the forehead, canvas y as a function of canvas x
     "short": lambda x: -82 + 0.0022 * x * x,
     "side": lambda x: -84 + 0.13 * x + 0.0006 * x * x,
@@ -39,38 +29,6 @@ FRINGE = {  # the hair line over the forehead, canvas y as a function of canvas 
     "bob": lambda x: -66 + 0.0012 * x * x,
     "bun": lambda x: -92 + 0.0052 * x * x,
 }
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The traits of one person that stay the same in all of its clips (lengths in canvas units)."""
-
-    presents: str  # "f" or "m": which hair styles and voices are drawn from
-    skin: np.ndarray
-    hair: np.ndarray
-    iris: np.ndarray
-    cloth: np.ndarray
-    style: str
-    neckline: str
-    age: float  # 0 young … 1 old
-    beard: float  # 0 none … 1 full
-    glasses: bool
-    face_width: float
-    face_height: float
-    jaw: float
-    eye_distance: float
-    eye_y: float
-    eye_width: float
-    eye_open: float
-    nose_width: float
-    nose_length: float
-    mouth_width: float
-    mouth_y: float
-    lip: float
-    lip_red: float
-    brow_width: float
-    brow_y: float
-    texture_seed: int
 
 
 @dataclass
@@ -105,34 +63,6 @@ class Head:
     shade: np.ndarray  # (H, W) light that reaches the skin
 
 
-def make_identity(rng: np.random.Generator, index: int = 0) -> Identity:
-    """Draw a person; `index` walks through skin tones so that any few speakers are varied."""
-    presents = "fm"[(index + int(rng.random() < 0.15)) % 2]
-    tone, age = (index * 3 + int(rng.integers(2))) % len(SKIN), float(rng.random())
-    dark = tone >= 3
-    hair = HAIR[rng.integers(2 if tone >= 5 else 3 if dark else len(HAIR))] * rng.uniform(0.9, 1.12)
-    if age > 0.78:
-        hair = GREY_HAIR[rng.integers(2)] * rng.uniform(0.9, 1.05)
-    styles = [s for s in STYLES[presents] if s != "receding" or age > 0.45]
-    return Identity(
-        presents=presents, age=age, hair=hair.astype(np.float32),
-        skin=(SKIN[tone] * rng.uniform(0.97, 1.03, 3)).astype(np.float32),
-        iris=IRIS[rng.integers(2 if dark else 4)], cloth=CLOTH[rng.integers(len(CLOTH))],
-        style=str(rng.choice(styles)), neckline=str(rng.choice(["crew", "shirt", "vee"])),
-        beard=float(rng.uniform(0.35, 1)) if presents == "m" and rng.random() < 0.4 else 0.0,
-        glasses=bool(rng.random() < 0.15 + 0.2 * age),
-        face_width=rng.uniform(0.90, 1.03) + 0.02 * (presents == "m"),
-        face_height=rng.uniform(0.97, 1.04), jaw=rng.uniform(0.08, 0.24) + 0.05 * (presents == "f"),
-        eye_distance=rng.uniform(37, 42), eye_y=rng.uniform(-22, -17),
-        eye_width=rng.uniform(18, 21.5), eye_open=rng.uniform(0.9, 1.08),
-        nose_width=rng.uniform(0.85, 1.2), nose_length=rng.uniform(30, 37),
-        mouth_width=rng.uniform(27, 33), mouth_y=rng.uniform(61, 67), lip=rng.uniform(0.8, 1.2),
-        lip_red=rng.uniform(0.35, 0.9) if presents == "f" else rng.uniform(0, 0.3),
-        brow_width=rng.uniform(4.2, 6.0) + 1.6 * (presents == "m"), brow_y=rng.uniform(-45, -42),
-        texture_seed=int(rng.integers(1 << 31)),
-    )  # fmt: skip
-
-
 def bump(x: float, y: float, sx: float, sy: float) -> np.ndarray:
     """A Gaussian hill on the head canvas."""
     return np.exp(-(((X - x) / sx) ** 2) - ((Y - y) / sy) ** 2)
@@ -144,7 +74,9 @@ def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def _grain(rng: np.random.Generator, sy: float, sx: float, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+def _grain(
+    rng: np.random.Generator, sy: float, sx: float, shape: tuple[int, int] = (HEIGHT, WIDTH)
+) -> np.ndarray:
     blurred = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), sigmaX=sx, sigmaY=sy)
     return blurred / (blurred.std() + 1e-6)
 
@@ -192,7 +124,9 @@ def _normals(who: Identity) -> np.ndarray:
     return normal / np.linalg.norm(normal, axis=2, keepdims=True)
 
 
-def _shading(who: Identity, light: tuple[float, float, float], ambient: float, inside: np.ndarray) -> np.ndarray:
+def _shading(
+    who: Identity, light: tuple[float, float, float], ambient: float, inside: np.ndarray
+) -> np.ndarray:
     """(H, W) light on the skin: wrapped diffuse plus ambient, darkened in creases and at the edge."""
     normal, direction = _normals(who), np.array(light, np.float32)
     diffuse = np.clip((normal @ (direction / np.linalg.norm(direction)) + 0.35) / 1.35, 0, 1)
@@ -202,7 +136,7 @@ def _shading(who: Identity, light: tuple[float, float, float], ambient: float, i
     crease += 0.18 * (bump(-10 * wide, eye + 2, 6, 14) + bump(10 * wide, eye + 2, 6, 14))
     crease += 0.55 * (bump(-7.5 * wide, nose + 7, 4.4, 2.4) + bump(7.5 * wide, nose + 7, 4.4, 2.4))
     crease += 0.30 * (1 - ramp(0, 22, inside)) + 0.12 * (1 - ramp(-5, 45, inside)) * ramp(20, 90, Y)
-    return ((ambient + (1.06 - ambient) * diffuse) * (1 - np.clip(crease, 0, 0.8))).astype(np.float32)
+    return ((ambient + (1.0 - ambient) * diffuse) * (1 - np.clip(crease, 0, 0.8))).astype(np.float32)
 
 
 def _skin(who: Identity, rng: np.random.Generator) -> np.ndarray:
@@ -212,12 +146,16 @@ def _skin(who: Identity, rng: np.random.Generator) -> np.ndarray:
     skin = skin * (1 + 0.014 * _grain(rng, 1, 1) + 0.02 * _grain(rng, 9, 9))[..., None]
     arch = X * X / 900
     lines = sum(np.exp(-(((Y + level - arch) / 1.7) ** 2)) for level in (66, 76)) * np.exp(-((X / 44) ** 4))
-    bags = sum(np.exp(-(((X - s * who.eye_distance) / 17) ** 2) - ((Y - who.eye_y - 15) / 3) ** 2) for s in (-1, 1))
+    bags = sum(
+        np.exp(-(((X - s * who.eye_distance) / 17) ** 2) - ((Y - who.eye_y - 15) / 3) ** 2) for s in (-1, 1)
+    )
     skin = skin * (1 - np.clip(who.age - 0.45, 0, 1) * (0.16 * lines + 0.20 * bags))[..., None]
     if who.beard:
         area = ramp(18, 60, Y + 0.42 * np.abs(X)) * (1 - 0.92 * bump(0, who.mouth_y + 1, 31, 10))
         area *= np.clip(1 - 0.8 * bump(0, 36, 20, 14), 0, 1)
-        cover = np.clip(area * (0.22 + 0.5 * who.beard) * (1 + 0.22 * _grain(rng, 2.2, 0.8)), 0, 0.9)[..., None]
+        cover = np.clip(area * (0.22 + 0.5 * who.beard) * (1 + 0.22 * _grain(rng, 2.2, 0.8)), 0, 0.9)[
+            ..., None
+        ]
         skin = skin * (1 - cover) + who.hair * 0.9 * cover
     return skin
 
@@ -225,7 +163,7 @@ def _skin(who: Identity, rng: np.random.Generator) -> np.ndarray:
 def _hair_colour(who: Identity, rng: np.random.Generator) -> np.ndarray:
     """(H, W, 3) strands that run from the parting outwards, with a soft band of light."""
     part_x, part_y = (26 if who.style == "side" else 6), -128
-    angle = np.arctan2(X - part_x, Y - part_y + 26) + 0.05 * _grain(rng, 14, 14)
+    angle = np.arctan2(X - part_x, Y - part_y + 26) + 0.022 * _grain(rng, 18, 18)
     strand_of = cv2.GaussianBlur(rng.standard_normal((1, 900)).astype(np.float32), (0, 0), 1.4).ravel()
     strands = np.interp(angle, np.linspace(-np.pi, np.pi, 900), strand_of / strand_of.std())
     if who.style in ("curly", "crop"):
@@ -238,7 +176,9 @@ def _hair_colour(who: Identity, rng: np.random.Generator) -> np.ndarray:
 def _skull_cap(who: Identity, wobble: np.ndarray) -> np.ndarray:
     """Mask of the region that hair may cover: the skull, enlarged by the volume of the style."""
     a, b = head_size(who)
-    side, top = {"curly": (24, 26), "crop": (3, 4), "receding": (4, -2), "long": (11, 10)}.get(who.style, (8, 10))
+    side, top = {"curly": (24, 26), "crop": (3, 4), "receding": (4, -2), "long": (11, 10)}.get(
+        who.style, (8, 10)
+    )
     radius = np.sqrt((X / (a + side)) ** 2 + ((Y + 12) / (b - 12 + top)) ** 2)
     edge = 0.016 if who.style == "curly" else 0.006
     return ramp(1.012, 0.985, radius + edge * wobble)

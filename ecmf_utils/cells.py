@@ -111,7 +111,9 @@ def _parameter(statement: ast.stmt, remarks: Mapping[int, str], where: str) -> P
             f"found `{ast.unparse(statement)}`"
         ) from None
     annotation = getattr(statement, "annotation", None)
-    kind = ast.unparse(annotation) if annotation else type(default).__name__
+    quoted = isinstance(annotation, ast.Constant)  # Literal needs quotes: the cell imports nothing
+    written = str(annotation.value) if quoted else ast.unparse(annotation) if annotation else ""
+    kind = written or type(default).__name__
     parameter = Parameter(target.id, kind, default, remarks.get(statement.end_lineno, ""))
     coerce(default, parameter, where)
     return parameter

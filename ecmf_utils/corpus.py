@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .media import PROBLEMS, MediaError, probe, read_audio
-from .paths import (
-    ROOT,
-    EcmfError,
-    data_dir,
-    digest,
-    file_hash,
-    read_parquet,
-    show,
-    write_parquet,
-)
+from . import media
+from .media import MediaError, probe, read_audio
+from .paths import ROOT, EcmfError, data_dir, digest, file_hash, read_parquet, show, write_parquet
 from .workers import parallel_map
 
 SPLITS = ("train", "test", "unlabelled")
@@ -28,7 +20,13 @@ MANIFEST_COLUMNS = ("clip_id", "video")
 TEXT_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group",
                 "speaker", "content_hash", "media_hash", "status", "problem")
 NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
-SILENCE_PEAK = 1e-3  # full scale; quieter than this over the whole clip counts as no sound
+# every code that may stand in a `problem` column, with the sentence that a report shows
+PROBLEMS = media.PROBLEMS | {
+    "bad_id": "the clip_id is empty or has a path separator; the row is not used",
+    "duplicate_id": "the clip_id occurred in an earlier row; this row is not used",
+    "unknown_label": "the label is not in the profile's label set; the clip counts as unlabelled",
+    "unknown_split": "the split is none of train, test, unlabelled; a default was taken",
+}
 
 
 # ---- schema
@@ -267,7 +265,7 @@ def _media_facts(video: str, problems: list[str]) -> dict[str, Any]:
     if not info["has_audio"]:
         problems.append("no_sound_stream")
         return facts
-    if float(np.abs(read_audio(video)).max(initial=0.0)) < SILENCE_PEAK:
+    if float(np.abs(read_audio(video)).max(initial=0.0)) < media.SILENCE:
         problems.append("silent_sound")
     return facts | {"audio": video}
 

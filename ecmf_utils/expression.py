@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ecmf_utils.avatar import CENTRE_X, CENTRE_Y, HEIGHT, WIDTH, Head, Identity, X, Y, ramp
+from .avatar import CENTRE_X, CENTRE_Y, HEIGHT, WIDTH, Head, X, Y, ramp
+from .people import Identity
 
 # Full-strength deviation from rest, after the action units that the basic emotions share:
 # brow raise, furrow, inner brow raise, upper lid (1 = rest), squint, lip corners, mouth open and wide, gaze.
@@ -187,7 +188,9 @@ def _mouth(image: np.ndarray, shade: np.ndarray, who: Identity, pose: dict[str, 
     for upper, lower, tone in (("outer_top", "inner_top", 0.82), ("inner_low", "outer_low", 1.03)):
         patch.paint(0.84 * patch.band(lips[upper], lips[lower], 0.9), colour * tone * light)
     y = float(lips["inner_low"][12, 1])
-    patch.view += (18 * np.exp(-((patch.x / (half * 0.33)) ** 2) - ((patch.y - y - 3.6) / 2.0) ** 2))[..., None] * light
+    patch.view += (18 * np.exp(-((patch.x / (half * 0.33)) ** 2) - ((patch.y - y - 3.6) / 2.0) ** 2))[
+        ..., None
+    ] * light
     if pose["open"] <= 0.12:
         patch.darken(patch.band(lips["inner_top"] - (0, 0.7), lips["inner_low"] + (0, 0.7), 0.6), 0.55)
     chin = lips["outer_low"][12, 1] + 5
@@ -195,7 +198,9 @@ def _mouth(image: np.ndarray, shade: np.ndarray, who: Identity, pose: dict[str, 
 
 
 def _smile_lines(patch: Patch, who: Identity, pose: dict[str, float], half: float, corner_y: float) -> None:
-    depth = max(0, pose["corner"]) * 0.8 + 0.3 * max(0, -pose["corner"]) + 0.25 * pose["cheek"] + 0.35 * who.age
+    depth = (
+        max(0, pose["corner"]) * 0.8 + 0.3 * max(0, -pose["corner"]) + 0.25 * pose["cheek"] + 0.35 * who.age
+    )
     q = np.linspace(0, 1, 12)
     for side in (-1, 1):
         x = side * (20 + (half - 9) * q**0.9 * 0.95)

@@ -141,7 +141,7 @@ def child_env(**more: str) -> dict[str, str]:
     own = {"ECMF_BATCH", "ECMF_LOG_FD", "ECMF_PARENT", "JPY_PARENT_PID", "MPLBACKEND"}
     kept = {key: value for key, value in os.environ.items() if key not in own}
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), kept.get("PYTHONPATH")]))
-    return {**kept, "PYTHONPATH": path, "ECMF_PARENT": str(os.getpid()), **more}
+    return {**kept, "PYTHONPATH": path, "ECMF_PARENT": f"{os.getpid()}", **more}
 
 
 def _tell(line: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from .cells import (
+    Parameter,
     coerce,
     declared,
     notebook_name,
@@ -22,8 +23,13 @@ from .paths import EcmfError, data_dir, read_json, show, slug, write_json
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 BRANCHES = ("scene", "face", "audio", "text", "context")
 KEYS = {
-    "about": str, "extends": str, "labels": list, "branches": list, "labelled": bool,
+    "description": str, "extends": str, "labels": list, "branches": list, "labelled": bool,
     "members": list, "all": dict, "notebooks": dict,
+}  # fmt: skip
+PATHS = ("source", "manifest")
+ABOUT_CORPUS = {
+    "source": "str", "manifest": "str", "labelled": "bool", "labels": "list[str]",
+    "branches": "list[str]",
 }  # fmt: skip
 NAMED_BY_SOURCE = "folder"  # every source gets outputs of its own: folder-<name of the source>
 
@@ -52,9 +58,9 @@ def load_profile(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        `name`, `about`, `labels` and `branches` (ordered lists), `labelled` (whether the corpus has
-        labels), `members` (profiles that a study runs), `all` (parameters of every notebook that
-        declares them), `notebooks` (name -> parameters of one notebook).
+        `name`, `description`, `labels` and `branches` (ordered lists), `labelled` (whether the
+        corpus has labels), `members` (profiles that a study runs), `all` (parameters of every
+        notebook that declares them), `notebooks` (name -> parameters of one notebook).
 
     Raises
     ------
@@ -75,7 +81,7 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise EcmfError(f"profile {name} extends itself: {' -> '.join((*seen, name))}")
     own = _read(name)
     base: dict[str, Any] = {
-        "about": "", "labels": list(LABELS), "branches": list(BRANCHES), "labelled": True,
+        "description": "", "labels": list(LABELS), "branches": list(BRANCHES), "labelled": True,
         "all": {}, "notebooks": {},
     }  # fmt: skip
     if parent := own.get("extends"):
@@ -86,7 +92,9 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         notebooks[nb] = {**notebooks.get(nb, {}), **(settings or {})}
     return {
         **base,
-        **{key: own[key] for key in ("about", "labels", "branches", "labelled") if key in own},
+        **{
+            key: own[key] for key in ("description", "labels", "branches", "labelled") if key in own
+        },
         "members": own.get("members", []),  # never inherited: a study's part is not a study
         "all": {**base["all"], **(own.get("all") or {})},
         "notebooks": notebooks,
@@ -221,21 +229,32 @@ def resolve(notebook: str, profile: str, sets: Sequence[str] = ()) -> dict[str, 
 def prepare(profile: str, sets: Sequence[str] = ()) -> tuple[str, list[str]]:
     """The name under which a profile writes, and the settings that remain.
 
-    `folder` with `source=DIR` becomes `folder-<name of DIR>`, remembered in its data folder, so
+    `folder` with `source=DIR` becomes `folder-<name of DIR>`; what was said about the corpus
+    (`source`, `manifest`, `labelled`, `labels`, `branches`) is remembered in its data folder, so
     that the short name alone works from then on. Every other profile is itself.
     """
-    rest = [text for text in sets if not text.startswith("source=")]
+    sets = [_absolute(text) for text in sets]
     if profile != NAMED_BY_SOURCE:
-        return profile, list(sets)
-    sources = [text.partition("=")[2] for text in sets if text.startswith("source=")]
-    if not sources or not sources[-1]:
+        return profile, sets
+    said = {s.name: s.value for s in parse_sets(sets) if s.notebook is None}
+    if not said.get("source"):
         raise EcmfError("profile folder: say which clips: --set source=DIR")
-    source = Path(sources[-1]).expanduser().resolve()
-    if not source.is_dir():
-        raise EcmfError(f"--set source={sources[-1]}: no such folder")
-    name = f"{NAMED_BY_SOURCE}-{slug(source.name)}"
+    if not Path(said["source"]).is_dir():
+        raise EcmfError(f"--set source={said['source']}: no such folder")
+    name = f"{NAMED_BY_SOURCE}-{slug(Path(said['source']).name)}"
+    content: dict[str, Any] = {"extends": NAMED_BY_SOURCE, "all": {}}
+    for key in said.keys() & ABOUT_CORPUS.keys():
+        value = coerce(said[key], Parameter(key, ABOUT_CORPUS[key], None), "--set")
+        (content["all"] if key in PATHS else content)[key] = value
     written = data_dir(name) / "profile.json"
-    content = {"extends": NAMED_BY_SOURCE, "all": {"source": str(source)}}
     if not written.exists() or read_json(written) != content:
         write_json(written, content)
-    return name, rest
+    return name, [text for text in sets if text.partition("=")[0] not in ABOUT_CORPUS]
+
+
+def _absolute(text: str) -> str:
+    """`source=DIR` as the caller's folder means it, since notebooks run somewhere else."""
+    key, _, value = text.partition("=")
+    if key.rpartition(".")[2] not in PATHS or not Path(value).expanduser().exists() or not value:
+        return text
+    return f"{key}={Path(value).expanduser().resolve()}"

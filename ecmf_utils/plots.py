@@ -22,7 +22,7 @@ from .score_plots import (
     label_distributions,
     refine_flow,
     scores_forest,
-)  # fmt: skip
+)
 from .theme import (
     ACCENT,
     INK,
@@ -34,7 +34,7 @@ from .theme import (
     picture,
     plain,
     set_theme,
-)  # fmt: skip
+)
 
 __all__ = [
     "availability", "branch_colours", "branch_weights", "calibration", "class_balance", "class_f1",

@@ -7,7 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ecmf_utils.avatar import BODY_HEIGHT, BODY_TOP, BODY_WIDTH, HEIGHT, WIDTH, Head, Identity, Layer, X, Y, head_size, ramp
+from .avatar import BODY_HEIGHT, BODY_TOP, BODY_WIDTH, HEIGHT, WIDTH, Head, Layer, X, Y, head_size, ramp
+from .people import Identity
 
 BX = np.arange(BODY_WIDTH, dtype=np.float32)[None, :] - BODY_WIDTH / 2
 BY = np.arange(BODY_HEIGHT, dtype=np.float32)[:, None] + BODY_TOP
@@ -31,7 +32,9 @@ def _neck_mask(neck: float) -> np.ndarray:
 
 
 def _neck_colour(who: Identity, light: tuple[float, float, float], ambient: float, neck: float) -> np.ndarray:
-    round_off = np.clip(0.95 - 0.42 * np.clip(np.abs(BX - 14 * np.sign(light[0])) / neck, 0, 1.2) ** 2, 0.2, 1)
+    round_off = np.clip(
+        0.95 - 0.42 * np.clip(np.abs(BX - 14 * np.sign(light[0])) / neck, 0, 1.2) ** 2, 0.2, 1
+    )
     under_chin = 1 - 0.52 * (1 - ramp(104, 165, BY + 0.0016 * BX**2))
     tendons = 1 - 0.07 * np.exp(-(((np.abs(BX) - 0.16 * (215 - BY)) / 5) ** 2)) * ramp(130, 160, BY)
     return who.skin * ((ambient + (1 - ambient) * round_off) * under_chin * tendons)[..., None]
@@ -47,13 +50,21 @@ def _neck_hole(who: Identity, neck: float) -> np.ndarray:
     if who.neckline == "crew":
         return ramp(1.03, 0.97, np.sqrt((BX / (neck + 14)) ** 2 + ((BY - 164) / 26) ** 2))
     depth = 252 if who.neckline == "vee" else 226
-    return ramp(-1, 1, (neck + 18) * (1 - (BY - 160) / (depth - 160)) - np.abs(BX)) * ramp(depth, depth - 4, BY)
+    return ramp(-1, 1, (neck + 18) * (1 - (BY - 160) / (depth - 160)) - np.abs(BX)) * ramp(
+        depth, depth - 4, BY
+    )
 
 
-def _cloth_colour(who: Identity, light: tuple[float, float, float], ambient: float, rng: np.random.Generator) -> np.ndarray:
-    folds = cv2.GaussianBlur(rng.standard_normal((BODY_HEIGHT, BODY_WIDTH)).astype(np.float32), (0, 0), sigmaX=7, sigmaY=26)
+def _cloth_colour(
+    who: Identity, light: tuple[float, float, float], ambient: float, rng: np.random.Generator
+) -> np.ndarray:
+    folds = cv2.GaussianBlur(
+        rng.standard_normal((BODY_HEIGHT, BODY_WIDTH)).astype(np.float32), (0, 0), sigmaX=7, sigmaY=26
+    )
     shade = 0.92 - 0.30 * (np.abs(BX - 40 * np.sign(light[0])) / 220) ** 2 + 0.035 * folds / folds.std()
-    shade = shade * (1 - 0.30 * np.exp(-(((np.abs(BX) - 148 + 0.06 * (BY - 250)) / 6) ** 2)) * ramp(235, 265, BY))
+    shade = shade * (
+        1 - 0.30 * np.exp(-(((np.abs(BX) - 148 + 0.06 * (BY - 250)) / 6) ** 2)) * ramp(235, 265, BY)
+    )
     shade = shade * (1 - 0.25 * (1 - ramp(160, 205, BY)) * (np.abs(BX) < 110))
     if who.neckline != "shirt":
         ring = np.abs(_neck_hole(who, 54) - 0.5) < 0.49
@@ -64,7 +75,13 @@ def _cloth_colour(who: Identity, light: tuple[float, float, float], ambient: flo
 def _collar(layer: Layer, who: Identity, neck: float, ambient: float) -> None:
     colour = np.clip(who.cloth * 0.35 + 150, 0, 235) * (0.72 + 0.28 * ambient)
     for side in (-1, 1):
-        corners = [(side * (neck + 22), 152), (side * (neck - 8), 168), (side * 4, 224), (side * 40, 244), (side * (neck + 34), 182)]
+        corners = [
+            (side * (neck + 22), 152),
+            (side * (neck - 8), 168),
+            (side * 4, 224),
+            (side * 40, 244),
+            (side * (neck + 34), 182),
+        ]
         mask = np.zeros((BODY_HEIGHT, BODY_WIDTH), np.uint8)
         points = (np.float32(corners) + (BODY_WIDTH / 2, -BODY_TOP)) * 16
         cv2.fillPoly(mask, [points.astype(np.int32)], 255, cv2.LINE_AA, shift=4)
@@ -95,42 +112,47 @@ def make_cover(who: Identity, rng: np.random.Generator) -> Layer:
 def _hand(layer: Layer, who: Identity, side: int) -> None:
     """A hand before one half of the face, fingers up."""
     palm = np.sqrt(((X - side * 44) / 40) ** 2 + ((Y - 62) / 46) ** 2)
-    layer.rgb *= (1 - 0.35 * np.exp(-(np.clip(palm - 1, 0, 9) / 0.2) ** 2))[..., None]
+    layer.rgb *= (1 - 0.35 * np.exp(-((np.clip(palm - 1, 0, 9) / 0.2) ** 2)))[..., None]
     shade = (0.86 - 0.22 * palm**2 - 0.05 * np.sign(side) * X / 100)[..., None]
     layer.over(who.skin * np.clip(shade, 0.4, 1), ramp(1.03, 0.97, palm))
     arm = ramp(-1, 1, 27 - np.abs(X - side * (44 + 0.25 * (Y - 90)))) * ramp(88, 96, Y)
     layer.over(who.skin * 0.72 * np.ones((HEIGHT, WIDTH, 1), np.float32), arm * (1 - ramp(1.03, 0.97, palm)))
-    for k, (top, lean) in enumerate(((-44, 2), (-56, 6), (-52, 12), (-34, 20))):
-        x = side * (14 + 19 * k)
-        _finger(layer, who, (x, 48), (x + side * (lean - 8), top), 10.5)
+    for k, (top, lean) in enumerate(((-38, -7), (-50, -4), (-46, 1), (-28, 8))):
+        _finger(layer, who, (side * (17 + 18 * k), 46), (side * (17 + 18 * k + lean), top), 11.5)
 
 
-def _finger(layer: Layer, who: Identity, start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
+def _finger(
+    layer: Layer, who: Identity, start: tuple[float, float], end: tuple[float, float], radius: float
+) -> None:
     """A finger: a capsule shaded as a cylinder, with a soft shadow beside it."""
     p, axis = np.float32(start), np.float32(end) - np.float32(start)
     along = np.clip(((X - p[0]) * axis[0] + (Y - p[1]) * axis[1]) / float(axis @ axis), 0, 1)
     distance = np.hypot(X - p[0] - along * axis[0], Y - p[1] - along * axis[1]) / radius
-    layer.rgb *= (1 - 0.30 * np.exp(-(np.clip(distance - 1, 0, 9) / 0.3) ** 2))[..., None]
-    tone = 0.94 - 0.34 * np.clip(distance, 0, 1.1) ** 2
-    tone = tone * (1 - 0.10 * np.exp(-(((along - 0.55) / 0.05) ** 2)))
+    layer.rgb *= (1 - 0.18 * np.exp(-((np.clip(distance - 1, 0, 9) / 0.25) ** 2)))[..., None]
+    tone = 0.92 - 0.22 * np.clip(distance, 0, 1.1) ** 2.5
+    tone = tone * (1 - 0.05 * np.exp(-(((along - 0.55) / 0.05) ** 2)))
     layer.over(who.skin * tone[..., None], ramp(1.06, 0.94, distance))
 
 
 def make_turned(who: Identity, head: Head, rng: np.random.Generator) -> Layer:
     """The head seen from behind: the person has turned away."""
     a, b = head_size(who)
-    layer = Layer(head.front.rgb.copy(), head.front.alpha.copy())
-    shift = float(rng.choice([-1, 1])) * 12
-    end = {"long": 170, "bob": 84, "curly": 74}.get(who.style, 52)
-    volume = {"curly": 18, "long": 12, "bob": 12}.get(who.style, 3)
-    half = (a + volume) * np.sqrt(np.clip(1 - np.clip(-(Y + 8) / (b + volume - 4), 0, 1) ** 2.5, 0, 1))
-    half = half - np.clip(Y - 20, 0, 200) * (0.06 if end > 100 else 0.34)
-    mask = ramp(-1.5, 1.5, half - np.abs(X)) * (1 - ramp(end - 5, end + 5, Y + 0.002 * X * X))
-    angle = np.arctan2(X - shift, Y + 96)
+    layer = Layer(head.front.rgb.copy(), head.front.alpha * (Y < 40))
+    neck = (44 if who.presents == "f" else 52) * who.face_width
+    half = np.maximum(a * 0.98 - 0.55 * np.clip(Y - 10, 0, 200), neck)
+    nape = ramp(-1.5, 1.5, half - np.abs(X)) * (1 - ramp(96, 150, Y))
+    skin = who.skin * (0.72 - 0.22 * (X / a) ** 2 - 0.10 * (1 - ramp(60, 110, Y)))[..., None]
+    layer.over(skin, nape * (Y > -20))
+    volume = {"curly": 18, "long": 12, "bob": 12, "crop": 2}.get(who.style, 6)
+    end, taper = {"long": (172, 0.02), "bob": (84, 0.08), "curly": (78, 0.30)}.get(who.style, (64, 0.42))
+    height = np.clip(-(Y + 8) / (b + volume - 6), 0, 1)
+    half = (a + volume) * np.sqrt(1 - height**2.4) - taper * np.clip(Y - 6, 0, 200) - 4 * (height >= 1)
+    wobble = 3 * np.sin(X / 7 + 1) + 2 * np.sin(X / 3.1)
+    mask = ramp(-1.5, 1.5, half - np.abs(X)) * (1 - ramp(end - 8, end + 4, Y + 0.0025 * X * X + wobble))
+    angle = np.arctan2(X - float(rng.choice([-14, 14])), Y + 92)
     strands = np.sin(61 * angle) + 0.6 * np.sin(143 * angle + 1) + 0.5 * np.sin(237 * angle + 2)
-    tone = 0.86 + 0.05 * strands - 0.30 * (X / (a + volume)) ** 2 - 0.12 * ramp(-40, 80, Y)
-    nape = who.skin * (0.74 - 0.2 * (X / a) ** 2)[..., None]
-    layer.rgb = np.where((layer.alpha * (Y > 0))[..., None] > 0, nape, layer.rgb).astype(np.float32)
+    tone = 0.92 + 0.05 * strands - 0.34 * (X / (a + volume)) ** 2 - 0.12 * ramp(-40, 80, Y)
+    tone = tone + 0.22 * np.exp(-(((Y + 74 - 0.004 * X * X) / 26) ** 2))
     layer.over(who.hair * np.clip(tone, 0.3, 1.4)[..., None], mask)
     return layer
 
@@ -139,7 +161,9 @@ def paint_counter(picture: np.ndarray, top: float, camera: dict[str, Any]) -> np
     """A long table in the foreground that a far person stands behind."""
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
     depth = y - top - camera["dy"] + np.tan(np.deg2rad(camera["roll"])) * (picture.shape[1] / 2 - x)
-    wood = np.float32([128, 100, 76]) * (1.0 - 0.0022 * np.clip(depth, 0, 200) + 0.10 * (depth < 5))[..., None]
+    wood = (
+        np.float32([128, 100, 76]) * (1.0 - 0.0022 * np.clip(depth, 0, 200) + 0.10 * (depth < 5))[..., None]
+    )
     cover = ramp(-0.7, 0.7, depth)[..., None]
     return picture * (1 - cover) + wood * cover
 

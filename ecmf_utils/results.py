@@ -1,4 +1,4 @@
-"""What the runs of a profile left behind: records, counts, scores, problems, and their comparison."""
+"""What the runs of a profile left behind: records, counts, scores, problems; and `verify`."""
 
 from __future__ import annotations
 

@@ -8,11 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ecmf_utils import avatar, expression, props
+from . import avatar, expression, props
+from .people import Identity
 
 WIDTH, HEIGHT, FPS = 320, 240, 12
 MARGIN = 40  # pixels of room beyond each edge of the picture, for the camera to move in
 HEAD_SCALE = 0.60  # picture pixels per canvas unit in the neutral framing
+KNEE = 185  # brightness above which highlights are compressed
 TINY_SCALE = 0.105  # a head of about 25 pixels: below what a face detector finds
 
 
@@ -34,7 +36,7 @@ class Look:
 
 LOOKS = dict(
     neutral=Look(),
-    angry=Look(0.84, 0.34, 1.20, 1.22, 0.42, 1.12, 0, 0, 2.2, 0.05),
+    angry=Look(0.84, 0.30, 1.12, 1.20, 0.42, 1.12, 0, 0, 2.2, 0.05),
     happy=Look(1.20, 0.22, 1.28, 0.96, 0.00, 1.00, -4, 0, 0.4, 0.00),
     sad=Look(0.72, -0.30, 0.60, 0.86, 0.36, 0.84, 12, 0, 0.0, -0.05),
     worried=Look(0.84, -0.14, 0.72, 1.04, 0.28, 0.92, 6, 5, 0.9, 0.02),
@@ -58,7 +60,7 @@ def blend_look(emotion: str, intensity: float, rng: np.random.Generator) -> dict
     return look
 
 
-def film(who: avatar.Identity, plan: dict[str, Any], loudness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def film(who: Identity, plan: dict[str, Any], loudness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Render the pictures of one clip.
 
     Parameters
@@ -79,18 +81,26 @@ def film(who: avatar.Identity, plan: dict[str, Any], loudness: np.ndarray, rng: 
     poses = _poses(plan, loudness, rng)
     cameras = _camera(look, len(loudness), plan["hard_face"], rng)
     finish = _finish(look, rng)
-    return np.stack([finish(_picture(stage, pose, camera), f) for f, (pose, camera) in enumerate(zip(poses, cameras, strict=True))])
+    return np.stack(
+        [
+            finish(_picture(stage, pose, camera), f)
+            for f, (pose, camera) in enumerate(zip(poses, cameras, strict=True))
+        ]
+    )
 
 
-def _build_stage(who: avatar.Identity, hard: str | None, look: dict[str, float], light: tuple[float, float, float],
+def _build_stage(who: Identity, hard: str | None, look: dict[str, float], light: tuple[float, float, float],
                  rng: np.random.Generator) -> dict[str, Any]:  # fmt: skip
     """Everything that does not move by itself during the clip."""
     ambient = 0.44 + 0.10 * (look["brightness"] - 1)
-    stage: dict[str, Any] = dict(who=who, room=make_room(rng, light), hard=hard, x=WIDTH / 2 + float(rng.normal(0, 20)))
+    stage: dict[str, Any] = dict(
+        who=who, room=make_room(rng, light), hard=hard, x=WIDTH / 2 + float(rng.normal(0, 20))
+    )
     if hard == "absent":
         return stage
     stage["head"] = avatar.make_head(who, light, ambient)
     stage["body"] = props.make_body(who, light, ambient).premultiplied()
+    stage["depth"] = _depth(who)
     back = stage["head"].back
     stage["back"] = None if back is None else back.premultiplied()
     if hard == "hidden":
@@ -120,20 +130,33 @@ def _poses(plan: dict[str, Any], loudness: np.ndarray, rng: np.random.Generator)
         pose["gaze_y"] += 0.2 * np.sin(1.7 * t + phase[2])
         pose["tilt"] = 2.2 * np.sin(1.5 * t + phase[3]) + 1.5 * level
         pose["yaw"] = 0.16 * np.sin(0.9 * t + phase[4])
-        pose["nod"] = 0.08 * np.sin(1.6 * t + phase[5]) + 0.05 * level
+        pose["nod"] = 0.10 * np.sin(1.6 * t + phase[5]) + 0.05 * level
         pose["sway"], pose["bob"] = 3 * np.sin(1.1 * t + phase[6]), 1.5 * np.sin(1.9 * t + phase[7])
         poses.append(pose)
     return poses
 
 
-def _camera(look: dict[str, float], count: int, hard: str | None, rng: np.random.Generator) -> list[dict[str, float]]:
+def _camera(
+    look: dict[str, float], count: int, hard: str | None, rng: np.random.Generator
+) -> list[dict[str, float]]:
     """Zoom, shift and tilt of the camera at each picture."""
     t = np.linspace(0, 1, count)
     eased = avatar.ramp(0.25, 0.55, t) if look["push"] > 0.1 else t
-    shake = cv2.GaussianBlur(rng.normal(0, 1, (2, count + 8)).astype(np.float32), (0, 0), 0.7)[:, 4:-4] * 1.6 * look["shake"]
+    shake = (
+        cv2.GaussianBlur(rng.normal(0, 1, (2, count + 8)).astype(np.float32), (0, 0), 0.7)[:, 4:-4]
+        * 1.6
+        * look["shake"]
+    )
     scale = (TINY_SCALE if hard == "tiny" else HEAD_SCALE) * look["framing"]
     return [
-        dict(zoom=1 + look["push"] * e, dx=float(dx), dy=float(dy), roll=look["roll"], scale=scale, drop=look["drop"])
+        dict(
+            zoom=1 + look["push"] * e,
+            dx=float(dx),
+            dy=float(dy),
+            roll=look["roll"],
+            scale=scale,
+            drop=look["drop"],
+        )
         for e, dx, dy in zip(eased, *shake, strict=True)
     ]
 
@@ -142,7 +165,10 @@ def _place(camera: dict[str, float], x: float, y: float, scale: float, degrees: 
     """(2, 3) matrix from units around a point of the stage to picture pixels."""
     zoom, roll = camera["zoom"], np.deg2rad(camera["roll"])
     turn = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]) * zoom
-    at = turn @ np.array([x - WIDTH / 2, y - HEIGHT / 2]) + (WIDTH / 2 + camera["dx"], HEIGHT / 2 + camera["dy"])
+    at = turn @ np.array([x - WIDTH / 2, y - HEIGHT / 2]) + (
+        WIDTH / 2 + camera["dx"],
+        HEIGHT / 2 + camera["dy"],
+    )
     angle = np.deg2rad(degrees)
     own = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
     return np.hstack([turn @ own, at[:, None]])
@@ -171,7 +197,7 @@ def _picture(stage: dict[str, Any], pose: dict[str, float], camera: dict[str, fl
         return picture
     scale, who = camera["scale"], stage["who"]
     x = stage["x"] + pose["sway"] * scale * 1.5
-    y = HEIGHT * (0.47 if stage["hard"] != "tiny" else 0.42) + camera["drop"] + pose["bob"] * scale * 1.5
+    y = HEIGHT * (0.47 if stage["hard"] != "tiny" else 0.50) + camera["drop"] + pose["bob"] * scale * 1.5
     head_at = _place(camera, x, y, scale, pose["tilt"])
     centre = (avatar.CENTRE_X, avatar.CENTRE_Y)
     if stage["back"] is not None:
@@ -180,24 +206,28 @@ def _picture(stage: dict[str, Any], pose: dict[str, float], camera: dict[str, fl
     picture = _over(picture, _warp(stage["body"], body_at, (avatar.BODY_WIDTH / 2, -avatar.BODY_TOP)))
     if stage["hard"] == "turned":
         return _over(picture, _warp(stage["away"], head_at, centre))
-    face = turn_head(expression.paint(stage["head"], who, pose), who, pose["yaw"], pose["nod"])
+    face = turn_head(expression.paint(stage["head"], who, pose), stage["depth"], pose["yaw"], pose["nod"])
     picture = _over(picture, _warp(face, head_at, centre))
     if stage["hard"] == "hidden":
         picture = _over(picture, _warp(stage["cover"], head_at, centre))
     if stage["hard"] == "tiny":
-        picture = props.paint_counter(picture, y + 300 * scale, camera)
+        picture = props.paint_counter(picture, y + 400 * scale, camera)
     return picture
 
 
-def turn_head(face: np.ndarray, who: avatar.Identity, yaw: float, nod: float) -> np.ndarray:
-    """Shift each point of the head by its depth: what lies further forward moves further."""
+def _depth(who: Identity) -> np.ndarray:
+    """How far each point of the canvas lies towards the viewer: an egg with a nose, in pixels."""
     a, b = avatar.head_size(who)
-    x, y = avatar.X, avatar.Y
-    depth = np.sqrt(np.clip(1 - (x / (a + 14)) ** 2 - (y / (b + 10)) ** 2, 0, 1))
-    depth = depth + 0.14 * avatar.bump(0, who.nose_length - 6, 18, 22)
-    map_x = x + avatar.CENTRE_X - a * yaw * depth
-    map_y = y + avatar.CENTRE_Y - b * nod * depth
-    return cv2.remap(face, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
+    egg = 1 - (avatar.X / (a + 14)) ** 2 - (avatar.Y / (b + 10)) ** 2
+    nose = avatar.bump(0, who.nose_length - 6, 18, 22)
+    return (a * (np.sqrt(np.clip(egg, 0, 1)) + 0.14 * nose)).astype(np.float32)
+
+
+def turn_head(face: np.ndarray, depth: np.ndarray, yaw: float, nod: float) -> np.ndarray:
+    """Shift each point of the head by its depth: what lies further forward moves further."""
+    map_x = avatar.X + np.float32(avatar.CENTRE_X) - np.float32(yaw) * depth
+    map_y = avatar.Y + np.float32(avatar.CENTRE_Y) - np.float32(nod) * depth
+    return cv2.remap(face, map_x, map_y, cv2.INTER_LINEAR)
 
 
 def _finish(look: dict[str, float], rng: np.random.Generator):
@@ -213,6 +243,8 @@ def _finish(look: dict[str, float], rng: np.random.Generator):
 
     def finish(picture: np.ndarray, index: int) -> np.ndarray:
         lit = cv2.transform(picture, matrix) * corner + grain[index % 3]
+        bright = np.maximum(lit - KNEE, 0)
+        lit -= bright * bright / (bright + 255 - KNEE)  # film-like: highlights near white keep their form
         return np.clip(lit, 0, 255).astype(np.uint8)
 
     return finish

@@ -179,7 +179,9 @@ def refine_flow(
     changed = table.mask(kept)
     top = max(8, changed.max().max())
     sns.heatmap(changed, annot=shown, cmap="Oranges", vmin=0, vmax=top, cbar=False, **grid)
-    ax.set(xlabel="refined label (grey: kept, or added to an unlabelled clip)", ylabel="given label")
+    ax.set(
+        xlabel="refined label (grey: kept, or added to an unlabelled clip)", ylabel="given label"
+    )
     ax.tick_params(axis="y", rotation=0)
     ax.tick_params(axis="x", rotation=30 if len(columns) > 8 else 0)
     return figure

@@ -1,0 +1,235 @@
+"""Descriptors without any trained weights, so that every branch has an offline encoder.
+
+They measure what a person would name: light and colour of a scene, edges of a face, loudness, pitch
+and timbre of a voice. Each function gives frame-level rows (T, D), float32.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from scipy.fft import dct, irfft, rfft
+from scipy.ndimage import gaussian_filter, uniform_filter
+
+VERSION = 1
+SAMPLE_RATE = 16000
+GRID = 3  # a scene is described in 3 x 3 parts
+HOG_BINS, HOG_CELL, HOG_SIZE = 8, 8, (48, 56)  # columns, rows of the inner face in pixels
+INNER_FACE = (0.24, 0.92, 0.2, 0.8)  # top, bottom, left, right of a crop: brows to chin
+WINDOW_S, HOP_S, N_FFT = 0.04, 0.01, 1024
+N_MELS, N_MFCC = 24, 13
+PITCH_HZ = (70.0, 450.0)
+ACTIVE_DB = 30.0  # parts of the sound quieter than this below the loudest are left out
+
+
+def scene(frames: np.ndarray) -> np.ndarray:
+    """Colour, light, contrast, layout, edges and motion of whole frames.
+
+    Parameters
+    ----------
+    frames : uint8 (F, H, W, 3)
+
+    Returns
+    -------
+    float32 (F, 85)
+    """
+    small = [cv2.resize(frame, (96, 72), interpolation=cv2.INTER_AREA) for frame in frames]
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small]) / 255.0
+    lab = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in small]) / 255.0
+    hsv = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV) for frame in small]) / 255.0
+    motion = np.abs(np.diff(grey, axis=0, prepend=grey[:1]))
+    down, across = np.gradient(grey, axis=(1, 2))
+    edge = np.hypot(down, across)
+    parts = [
+        *(_grid(lab[..., channel]) for channel in range(3)),
+        _grid(grey, np.std), _grid(edge), _grid(motion),
+        _histogram(grey.reshape(len(grey), -1), 8, 0.0, 1.0),
+        _orientation(across, down, edge)[:, None].reshape(len(grey), -1),
+        np.percentile(grey, [5, 25, 50, 75, 95], axis=(1, 2)).T,
+        np.stack([np.mean(hsv[..., 1], (1, 2)), np.std(hsv[..., 1], (1, 2))], 1),
+        np.stack([np.mean(np.square(grey), (1, 2)), np.mean(motion, (1, 2))], 1),
+        _middle(edge, across), np.log1p(20 * np.mean(edge, (1, 2)))[:, None],
+    ]  # fmt: skip
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def face(crops: np.ndarray) -> np.ndarray:
+    """Histograms of gradients and light of the inner face, and its motion from crop to crop.
+
+    Parameters
+    ----------
+    crops : uint8 (F, S, S, 3)
+        Aligned crops of one face in the order of time.
+
+    Returns
+    -------
+    float32 (F, 386)
+    """
+    side = crops.shape[1]
+    top, bottom, left, right = (int(round(part * side)) for part in INNER_FACE)
+    inner = [
+        cv2.resize(
+            cv2.cvtColor(crop[top:bottom, left:right], cv2.COLOR_RGB2GRAY),
+            HOG_SIZE,
+            interpolation=cv2.INTER_AREA,
+        )
+        for crop in crops
+    ]
+    grey = np.stack(inner).astype(np.float32)
+    flat = grey - gaussian_filter(grey, (0, 12, 12))  # light falling from one side is left out
+    flat = flat / (flat.std((1, 2), keepdims=True) + 1e-6)
+    patch = _cells(flat) / HOG_CELL**2
+    change = np.abs(np.diff(flat, axis=0, prepend=flat[:1]))
+    rows = [_hog(flat), patch.reshape(len(flat), -1), _bands(change)]
+    return np.concatenate(rows, axis=1).astype(np.float32)
+
+
+def audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Loudness, pitch, voicing and timbre of the active parts of a sound, every 10 ms.
+
+    Parameters
+    ----------
+    sound : float32 (T,)
+        One channel at `sample_rate` Hz.
+
+    Returns
+    -------
+    float32 (active frames, 62)
+    """
+    windows = _windows(sound, sample_rate)
+    power = np.abs(rfft(windows * np.hanning(windows.shape[1]), N_FFT, axis=1)) ** 2
+    mel = np.log(power @ _mel_bank(sample_rate).T + 1e-8)
+    cepstrum = dct(mel, norm="ortho", axis=1)[:, 1 : N_MFCC + 1]
+    loudness = 10 * np.log10(np.mean(np.square(windows), axis=1) + 1e-9)
+    pitch, voicing = _pitch(windows, sample_rate)
+    rows = np.concatenate(
+        [
+            mel - mel.mean(1, keepdims=True), cepstrum, _delta(cepstrum),
+            _spectrum(power, sample_rate), _crossings(windows)[:, None],
+            np.stack([loudness, _delta(loudness), voicing, pitch, _delta(pitch)], 1),
+        ],
+        axis=1,
+    )  # fmt: skip
+    active = loudness > loudness.max() - ACTIVE_DB
+    share = np.full((len(rows), 1), active.mean())
+    return np.concatenate([rows, share], axis=1)[active].astype(np.float32)
+
+
+def _grid(values: np.ndarray, statistic=np.mean) -> np.ndarray:
+    """A statistic of each of 3 x 3 parts: (F, 9)."""
+    parts = [
+        statistic(cell, axis=(1, 2))
+        for row in np.array_split(values, GRID, axis=1)
+        for cell in np.array_split(row, GRID, axis=2)
+    ]
+    return np.stack(parts, axis=1)
+
+
+def _histogram(values: np.ndarray, bins: int, low: float, high: float) -> np.ndarray:
+    return np.stack([np.histogram(row, bins, (low, high))[0] / row.size for row in values])
+
+
+def _orientation(across: np.ndarray, down: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Share of edges in each direction: (F, bins)."""
+    angle = (np.arctan2(down, across) % np.pi) / np.pi * HOG_BINS
+    bins = np.minimum(angle.astype(int), HOG_BINS - 1)
+    shares = [np.sum(weight * (bins == one), axis=(1, 2)) for one in range(HOG_BINS)]
+    return np.stack(shares, 1) / (weight.sum((1, 2))[:, None] + 1e-6)
+
+
+def _middle(edge: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Where edges lie, how they spread and lean: place, size and tilt of a figure, (F, 5)."""
+    rows, columns = np.mgrid[0 : edge.shape[1], 0 : edge.shape[2]] / edge.shape[1]
+    total = edge.sum((1, 2)) + 1e-6
+    y, x = (edge * rows).sum((1, 2)) / total, (edge * columns).sum((1, 2)) / total
+    spread_y = np.sqrt((edge * (rows - y[:, None, None]) ** 2).sum((1, 2)) / total)
+    spread_x = np.sqrt((edge * (columns - x[:, None, None]) ** 2).sum((1, 2)) / total)
+    lean = (edge * (rows - y[:, None, None]) * (columns - x[:, None, None])).sum((1, 2)) / total
+    return np.stack([y, x, spread_y, spread_x, lean], 1)
+
+
+def _hog(images: np.ndarray) -> np.ndarray:
+    """Histograms of oriented gradients (Dalal and Triggs 2005), normalised among neighbours."""
+    down, across = np.gradient(images, axis=(1, 2))
+    size = np.hypot(down, across)
+    angle = (np.arctan2(down, across) % np.pi) / np.pi * HOG_BINS
+    low = np.floor(angle).astype(int)
+    share = angle - low  # a gradient between two directions counts for both
+    cells = np.zeros((*_cells(size).shape, HOG_BINS), np.float32)
+    for one in range(HOG_BINS):
+        near = (low % HOG_BINS == one) * (1 - share) + ((low + 1) % HOG_BINS == one) * share
+        cells[..., one] = _cells(size * near)
+    energy = uniform_filter(np.square(cells).sum(-1), (0, 3, 3))
+    return (cells / (np.sqrt(energy)[..., None] + 1e-3)).reshape(len(images), -1)
+
+
+def _cells(values: np.ndarray) -> np.ndarray:
+    """Sum over square cells: (F, H, W) to (F, H / 8, W / 8)."""
+    count, height, width = values.shape
+    parts = values.reshape(count, height // HOG_CELL, HOG_CELL, width // HOG_CELL, HOG_CELL)
+    return parts.sum((2, 4))
+
+
+def _bands(change: np.ndarray) -> np.ndarray:
+    """Motion of brows, eyes, nose and mouth: the mean change in eight horizontal bands."""
+    return np.stack([band.mean((1, 2)) for band in np.array_split(change, 8, axis=1)], 1)
+
+
+def _windows(sound: np.ndarray, sample_rate: int) -> np.ndarray:
+    length, hop = int(WINDOW_S * sample_rate), int(HOP_S * sample_rate)
+    padded = np.pad(np.asarray(sound, np.float32), (0, max(0, length - len(sound))))
+    return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
+
+
+@lru_cache(maxsize=4)
+def _mel_bank(sample_rate: int) -> np.ndarray:
+    """Triangles on the mel scale (O'Shaughnessy 1987), (N_MELS, N_FFT // 2 + 1)."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, N_MELS + 2) / 2595) - 1)
+    hz = np.linspace(0, sample_rate / 2, N_FFT // 2 + 1)
+    up = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    return np.clip(np.minimum(up, down), 0, None)
+
+
+def _pitch(windows: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pitch in octaves above 100 Hz, carried over unvoiced parts, and voicing in [0, 1]."""
+    centred = windows - windows.mean(1, keepdims=True)
+    spectrum = np.abs(rfft(centred, 2 * N_FFT, axis=1)) ** 2
+    correlation = irfft(spectrum, axis=1)[:, : windows.shape[1]]
+    length = windows.shape[1]
+    correlation = correlation / (correlation[:, :1] + 1e-9) / (1 - np.arange(length) / length)
+    first, last = (int(sample_rate / hz) for hz in PITCH_HZ[::-1])
+    lag = first + correlation[:, first:last].argmax(1)
+    voicing = np.clip(correlation[np.arange(len(lag)), lag], 0, 1)
+    octaves = np.log2(sample_rate / lag / 100)
+    voiced = np.flatnonzero(voicing > 0.5)
+    if len(voiced) == 0:
+        return np.zeros(len(lag)), voicing
+    return np.interp(np.arange(len(lag)), voiced, octaves[voiced]), voicing
+
+
+def _spectrum(power: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Centroid, spread, roll-off in kHz, flatness and flux of each spectrum."""
+    khz = np.linspace(0, sample_rate / 2000, power.shape[1])
+    share = power / (power.sum(1, keepdims=True) + 1e-9)
+    centroid = share @ khz
+    spread = np.sqrt(np.clip(share @ khz**2 - centroid**2, 0, None))
+    rolloff = khz[np.minimum((share.cumsum(1) < 0.85).sum(1), len(khz) - 1)]
+    flatness = np.log(power + 1e-9).mean(1) - np.log(power.mean(1) + 1e-9)
+    flux = np.sqrt(np.square(np.diff(share, axis=0, prepend=share[:1])).sum(1))
+    return np.stack([centroid, spread, rolloff, flatness, flux], 1)
+
+
+def _crossings(windows: np.ndarray) -> np.ndarray:
+    return np.mean(np.diff(np.signbit(windows), axis=1), axis=1)
+
+
+def _delta(values: np.ndarray) -> np.ndarray:
+    """Change per window, over five windows where there are that many."""
+    if len(values) < 5:
+        return np.zeros_like(values)
+    padded = np.pad(values, [(2, 2)] + [(0, 0)] * (values.ndim - 1), mode="edge")
+    return (2 * padded[4:] + padded[3:-1] - padded[1:-3] - 2 * padded[:-4]) / 10

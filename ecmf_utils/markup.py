@@ -1,0 +1,173 @@
+"""Safe HTML: whatever comes from data is text, and nothing points outside the page."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import html
+import io
+import re
+import tokenize
+from functools import lru_cache
+from typing import Any
+
+import bleach
+import mistune
+from bleach.css_sanitizer import CSSSanitizer
+from bs4 import BeautifulSoup
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+TAGS = (
+    "a abbr audio b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
+    "figure h2 h3 h4 h5 hr i img li ol p pre s small source span strong sub summary sup table "
+    "tbody td tfoot th thead tr u ul"
+).split()
+ATTRIBUTES = {
+    "*": ["class", "title", "style"],
+    "a": ["href"],
+    "audio": ["controls", "src"],
+    "col": ["span"],
+    "details": ["open"],
+    "img": ["src", "alt", "width", "height"],
+    "source": ["src", "type"],
+    "td": ["colspan", "rowspan"],
+    "th": ["colspan", "rowspan", "scope"],
+}
+# no `background` or `content`: both may name a file
+STYLES = ["background-color", "color", "font-weight", "text-align", "width", "white-space"]
+DATA_ATTRIBUTES = ("src", "href")
+NUMBER = re.compile(
+    r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|–|"
+)
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class _Renderer(mistune.HTMLRenderer):
+    """Markdown as HTML: raw HTML is shown as text, links and pictures stay inside the page."""
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        if url.startswith("#") or re.fullmatch(r"[\w.-]+\.html(#[\w-]*)?", url):
+            return super().link(text, url, title)
+        shown = html.escape(re.sub(r"^\w+://", "", url))
+        return text if shown in text else f'{text} <span class="address">({shown})</span>'
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        if re.match(r"data:image/(png|jpeg|gif);base64,", url):
+            return super().image(text, url, title)
+        return f'<span class="address">[{text}]</span>'
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        return f'<h{level} id="{anchor(text)}">{text}</h{level}>\n'
+
+
+def anchor(text: str) -> str:
+    """The id of a heading, from its HTML."""
+    plain = html.unescape(re.sub(r"<[^>]+>", "", text)).lower()
+    return re.sub(r"\W+", "-", plain).strip("-") or "section"
+
+
+def markdown(source: str) -> str:
+    """Markdown, from us or from data, as safe HTML."""
+    render = mistune.create_markdown(
+        renderer=_Renderer(escape=True), plugins=["strikethrough", "table", "def_list"]
+    )
+    return align_numbers(render(source))
+
+
+def clean(source: str) -> str:
+    """HTML that a cell put out, without scripts, styles, handlers or anything that loads a file."""
+    source = re.sub(r"(?is)<(script|style)\b.*?(</\1\s*>|$)", "", source)
+    safe = bleach.clean(
+        source,
+        tags=TAGS,
+        attributes=_inside,
+        protocols=["data"],
+        css_sanitizer=CSSSanitizer(allowed_css_properties=STYLES),
+        strip=True,
+    )
+    return align_numbers(re.sub(r"<(img|source)(?![^>]*\ssrc=)[^>]*>", "", safe))
+
+
+def _inside(tag: str, name: str, value: str) -> bool:
+    if name not in ATTRIBUTES["*"] and name not in ATTRIBUTES.get(tag, []):
+        return False
+    if name == "src":
+        return bool(re.match(r"data:(image/(png|jpeg|gif)|audio/[\w.+-]+);base64,", value))
+    return value.startswith("#") if name == "href" else True
+
+
+def align_numbers(source: str) -> str:
+    """Mark the table columns that hold numbers only (class `num`) and let wide tables scroll."""
+    if "<table" not in source:
+        return source
+    soup = BeautifulSoup(source, "html.parser")
+    for table in soup.find_all("table"):
+        rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
+        body = [row for row in rows if any(cell.name == "td" for cell in row)]
+        width = max((len(row) for row in body), default=0)
+        for column in range(width):
+            cells = [row[column] for row in body if len(row) == width]
+            texts = [cell.get_text().strip() for cell in cells]
+            if any(texts) and all(NUMBER.fullmatch(text) for text in texts):
+                heads = [row[column] for row in rows if row not in body and len(row) == width]
+                for cell in (*cells, *heads):
+                    cell["class"] = [*cell.get("class", []), "num"]
+                    del cell["style"]
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    return str(soup)
+
+
+def code(source: str) -> str:
+    """Python source, coloured."""
+    return highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))
+
+
+@lru_cache
+def code_css() -> str:
+    """The colours of `code`."""
+    return HtmlFormatter(style="friendly").get_style_defs(".code")
+
+
+def console(text: str) -> str:
+    """Terminal output as text, without its colour codes."""
+    return html.escape(ANSI.sub("", text))
+
+
+def data_uri(content: bytes, mime: str) -> str:
+    """Bytes as an address that needs no file."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def svg_uri(source: str) -> str:
+    """An SVG as an image, in which scripts do not run."""
+    return data_uri("".join(source).encode(), "image/svg+xml")
+
+
+def parameter_rows(source: str, given: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parameters cell as rows of name, value, default, changed and remark."""
+    remarks = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and token.line.strip() != token.string.strip():
+            remarks[token.start[0]] = token.string.lstrip("# ")
+    rows = []
+    for name, default, line in assignments(source):
+        value = given.get(name, default)
+        row = {"name": name, "value": value, "default": default, "changed": value != default}
+        rows.append({**row, "remark": remarks.get(line, "")})
+    return rows
+
+
+def assignments(source: str) -> list[tuple[str, Any, int]]:
+    """Name, literal value and last line of each top-level assignment."""
+    found = []
+    for node in ast.parse(source).body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(targets[0], ast.Name):
+            try:
+                value = ast.literal_eval(node.value)
+            except (ValueError, TypeError):
+                value = ast.unparse(node.value) if node.value else None
+            found.append((targets[0].id, value, node.end_lineno))
+    return found

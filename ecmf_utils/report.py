@@ -1,0 +1,62 @@
+"""The reports: notebook pages, the index with `results.json`, and what media they may show."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import pandas as pd
+
+from .index import build_index
+from .pages import to_html
+from .paths import EcmfError
+from .results import problems, verify, write_reference
+
+__all__ = [
+    "build_index", "frame_for_report", "problems", "sound_for_report", "text_for_report", "to_html",
+    "verify", "write_reference",
+]  # fmt: skip
+
+MEDIA_POLICIES = ("none", "blurred", "full")
+WITHHELD = "(withheld)"
+BLUR_CELLS = 10  # a blurred frame keeps this many cells across: a pose, never a person
+
+
+def frame_for_report(image: np.ndarray, policy: str) -> np.ndarray | None:
+    """A picture as `media_in_reports` allows it: itself, blurred beyond recognition, or None.
+
+    Parameters
+    ----------
+    image : ndarray, uint8, shape (H, W, 3)
+    policy : "none", "blurred" or "full"
+    """
+    _check_policy(policy)
+    if policy != "blurred":
+        return image if policy == "full" else None
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    cells = (BLUR_CELLS, max(2, round(BLUR_CELLS * height / width)))
+    coarse = Image.fromarray(image).resize(cells, Image.Resampling.BOX)
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def text_for_report(text: str | None, policy: str, escape: bool = True) -> str:
+    """A transcript for HTML as the policy allows it; `escape=False` for tables and figures."""
+    _check_policy(policy)
+    if policy != "full":
+        return WITHHELD
+    shown = "" if text is None or text is pd.NA or text != text else str(text)
+    return html.escape(shown) if escape else shown
+
+
+def sound_for_report(sound: np.ndarray, policy: str) -> np.ndarray | None:
+    """A sound (T,) when the policy is full, else None: a spectrogram gives the words away."""
+    _check_policy(policy)
+    return sound if policy == "full" else None
+
+
+def _check_policy(policy: str) -> None:
+    if policy not in MEDIA_POLICIES:
+        known = ", ".join(MEDIA_POLICIES)
+        raise EcmfError(f"media_in_reports is {policy!r}; expected one of {known}")

@@ -1,0 +1,259 @@
+"""`ecmf run`: execute one notebook in batch, keep what happened, publish a page only on success."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, NoReturn
+
+import psutil
+from filelock import FileLock, Timeout
+
+from . import cells, kernel, notebook, params, pipeline, workers
+from .paths import ROOT, EcmfError, file_hash, show, write_json
+
+SAMPLE_S = 0.25  # how often the memory of the kernel and its workers is read
+PACKAGES = (
+    "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch", "transformers", "timm",
+    "librosa", "av", "opencv-python-headless", "dlib-bin", "papermill", "snakemake",
+)  # fmt: skip
+STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")
+MARK = "::ecmf "  # begins the lines by which `ecmf reproduce` follows the runs it started
+
+
+def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
+    """Execute a notebook with a profile's parameters.
+
+    The executed copy and `run.json` lie in `reports/<profile>/runs/<notebook>/`; the page is
+    replaced only when every cell has run.
+
+    Parameters
+    ----------
+    name : str
+        `22`, `22_extract_scene` or a path.
+    profile : str
+    sets : sequence of str
+        `NAME=VALUE` or `NOTEBOOK.NAME=VALUE`, stronger than the profile.
+
+    Returns
+    -------
+    int
+        0, or 1 after a cell raised or the kernel died. A signal ends the process with 128 + signal.
+
+    Raises
+    ------
+    EcmfError
+        Refused before a kernel starts: unknown names, wrong types, missing earlier outputs.
+    """
+    nb = cells.notebook_name(name)
+    profile, sets = params.prepare(profile, sets)
+    values = params.resolve(nb, profile, sets)
+    if profile != notebook.TINY:
+        pipeline.require(nb, profile)
+    follow_parent()
+    key = shard_key(values)
+    with _alone(nb, profile, key):
+        return Run(nb, profile, values, key).execute()
+
+
+class Run:
+    """One execution: its record stands in `run.json` from the first moment on."""
+
+    def __init__(self, nb: str, profile: str, values: dict[str, Any], key: str = "") -> None:
+        self.nb, self.profile, self.values = nb, profile, values
+        self.html = pipeline.html_path(nb, profile, key)
+        self.copy = pipeline.run_dir(nb, profile, key) / "executed.ipynb"
+        self.began = time.monotonic()
+        self.peak = 0.0
+        self.record: dict[str, Any] = {
+            "notebook": nb,
+            "profile": profile,
+            "parameters": values,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": notebook.device(values.get("device", "auto")),
+            **git_state(),
+            "versions": versions(),
+            "fingerprint": notebook.fingerprint(nb),
+            "inputs": {show(p): file_hash(p) for p in pipeline.reads(nb, profile) if p.exists()},
+        }
+
+    def execute(self) -> int:
+        """Run the cells and say how it went; the exit code."""
+        self._write("running")
+        mark(self.nb, "start")
+        with self._signals(), self._memory():
+            try:
+                bar = sys.stderr.isatty() and not followed()
+                kernel.execute(cells.notebook_path(self.nb), self.copy, self.values, bar)
+                self._publish()
+            except kernel.Failure as failure:
+                return self._end(failure.status, str(failure))
+            except EcmfError as error:
+                return self._end("failed", f"{self.nb}: {error}")
+            except Exception as error:
+                self._write("failed", f"{self.nb}: {type(error).__name__}: {error}")
+                raise
+            return self._end("ok")
+
+    def _publish(self) -> None:
+        from . import report
+
+        for path in pipeline.writes(self.nb, self.profile):
+            if not path.exists():
+                raise EcmfError(f"ended without writing {show(path)}")
+            os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
+        self._update("ok")
+        order = pipeline.order(self.profile)
+        report.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
+
+    def _end(self, status: str, error: str | None = None) -> int:
+        self._write(status, error)
+        mark(self.nb, "end", status=status, seconds=self.record["seconds"], error=error)
+        if error and not followed():
+            print(error, file=sys.stderr, flush=True)
+        elif not followed():
+            took = f"{self.record['seconds']:.0f} s, {self.record['peak_memory_mb']:.0f} MB"
+            print(f"{self.nb}: {took}, {show(self.html)}", flush=True)
+        return 0 if status == "ok" else 1
+
+    def _write(self, status: str, error: str | None = None) -> None:
+        self._update(status, error)
+        write_json(self.copy.with_name("run.json"), self.record)
+
+    def _update(self, status: str, error: str | None = None) -> None:
+        self.record |= {
+            "seconds": round(time.monotonic() - self.began, 1),
+            "peak_memory_mb": round(self.peak, 1),
+            "status": status,
+            "error": error,
+            "html": self.html.name if status == "ok" else None,
+        }
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: int, _: Any) -> NoReturn:
+            workers.kill_children()
+            name = signal.Signals(number).name
+            self._end("interrupted", f"{self.nb}: interrupted by {name}; run it again to go on")
+            os._exit(128 + number)
+
+        numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+        before = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        done = threading.Event()
+
+        def sample() -> None:
+            while not done.wait(SAMPLE_S):
+                self.peak = max(self.peak, children_mb())
+
+        thread = threading.Thread(target=sample, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def children_mb() -> float:
+    """Resident memory of everything this process has started, in MB."""
+    total = 0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            total += child.memory_info().rss
+        except psutil.Error:  # ended between the two lines
+            continue
+    return total / 2**20
+
+
+def shard_key(values: dict[str, Any]) -> str:
+    """What tells the runs of one notebook apart when it is split into shards."""
+    total = values.get("n_shards") or 1
+    return f"--{values.get('shard', 0):02d}-of-{total:02d}" if total > 1 else ""
+
+
+@contextmanager
+def _alone(nb: str, profile: str, key: str) -> Iterator[None]:
+    """Wait while another process runs the same notebook of the same profile."""
+    path = pipeline.run_dir(nb, profile, key) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        print(f"{nb}: running already for {profile}, waiting", file=sys.stderr, flush=True)
+        lock.acquire(timeout=-1)
+    except OSError as error:
+        raise EcmfError(f"{show(path)}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def parent_mark() -> str:
+    """What `ECMF_PARENT` holds for a child of this process; of no meaning on another machine."""
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+def follow_parent() -> None:
+    """End with the process that `ECMF_PARENT` names, if it is one of this machine."""
+    pid, _, host = os.environ.get("ECMF_PARENT", "").partition("@")
+    if pid and host in ("", socket.gethostname()):
+        workers.die_with_parent(int(pid))
+
+
+def followed() -> bool:
+    """Whether `ecmf reproduce` reads this process's output."""
+    return os.environ.get("ECMF_MARK") == "1"
+
+
+def mark(nb: str, event: str, **more: Any) -> None:
+    """Tell `ecmf reproduce` what happens, on a line of its own."""
+    if followed():
+        line = json.dumps({"notebook": nb, "event": event, **more})
+        print(f"\n{MARK}{line}", flush=True)
+
+
+def git_state() -> dict[str, Any]:
+    """`commit` (null outside a repository) and `dirty` (tracked files differ from it)."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"commit": commit, "dirty": None if commit is None else bool(changed)}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the figures, where installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
