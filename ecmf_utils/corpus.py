@@ -11,14 +11,14 @@ import pandas as pd
 
 from . import media
 from .media import MediaError, probe, read_audio
-from .paths import ROOT, EcmfError, data_dir, digest, file_hash, read_parquet, show, write_parquet
+from .paths import ROOT, EcmfError, data_dir, file_hash, read_parquet, show, write_parquet
 from .workers import parallel_map
 
 SPLITS = ("train", "test", "unlabelled")
 EXTENSIONS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".wav", ".flac", ".mp3")
 MANIFEST_COLUMNS = ("clip_id", "video")
 TEXT_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group",
-                "speaker", "content_hash", "media_hash", "status", "problem")
+                "speaker", "content_hash", "status", "problem")
 NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
 # every code that may stand in a `problem` column, with the sentence that a report shows
 PROBLEMS = media.PROBLEMS | {
@@ -239,7 +239,7 @@ def probe_all(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
 def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
     text = row.get("text") if isinstance(row.get("text"), str) else None
     problems = [row["problem"]] if isinstance(row.get("problem"), str) else []
-    made: dict[str, Any] = dict.fromkeys(NUMBER_COLUMNS) | {"audio": None, "media_hash": None}
+    made: dict[str, Any] = dict.fromkeys(NUMBER_COLUMNS) | {"audio": None, "content_hash": None}
     made["detail"] = row.get("detail") if isinstance(row.get("detail"), str) else None
     status = "failed" if row.get("status") == "failed" else "ok"
     if status == "ok":
@@ -250,14 +250,12 @@ def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
             problems.append(error.code)
     if not text and "bad_encoding" not in problems:
         problems.append("empty_text")
-    made |= {"status": status, "problem": ";".join(problems) or None}
-    made["content_hash"] = digest(made["media_hash"], text)
-    return made
+    return made | {"status": status, "problem": ";".join(problems) or None}
 
 
 def _media_facts(video: str, problems: list[str]) -> dict[str, Any]:
     info = probe(video)
-    facts = {name: info.get(name) for name in NUMBER_COLUMNS} | {"media_hash": file_hash(video)}
+    facts = {name: info.get(name) for name in NUMBER_COLUMNS} | {"content_hash": file_hash(media.resolve(video))}
     if not info["has_video"]:
         problems.append("no_video_stream")
     elif info.get("n_frames") == 1:
@@ -321,6 +319,8 @@ def balanced_group_folds(clips: pd.DataFrame, n_folds: int) -> pd.DataFrame:
 def save(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
     """Validate and write `clips.parquet` (and `truth.parquet`) of a profile; returns the checked manifest."""
     clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
+    for column in ("video", "audio"):  # relative inside the project, so that the folder can be moved
+        clips[column] = [show(path) if isinstance(path, str) else None for path in clips[column]]
     if truth is not None:
         write_parquet(truth, data_dir(profile) / "truth.parquet")
     write_parquet(clips, data_dir(profile) / "clips.parquet", {"labels": labels})

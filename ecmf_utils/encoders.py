@@ -177,9 +177,7 @@ def _classical(branch: str, layers: str) -> dict[str, Any]:
     }
 
 
-def _minilm(
-    branch: str, kind: str, layers: str, device: str, batch_size: int
-) -> dict[str, Any]:
+def _minilm(branch: str, kind: str, layers: str, device: str, batch_size: int) -> dict[str, Any]:
     """The sentence encoder whose weights come as a Python package: mean over tokens, length one."""
     if kind != "text":
         raise EcmfError(f"encoder 'minilm' reads text; branch {branch!r} holds {kind}")

@@ -148,6 +148,26 @@ def read_faces(profile: str) -> pd.DataFrame:
     return paths.read_parquet(_folder(profile) / "faces.parquet", "20_detect_faces")
 
 
+def per_clip(found: pd.DataFrame) -> pd.DataFrame:
+    """One row a clip, index `clip_id`, from the table of `faces.parquet`.
+
+    Returns
+    -------
+    DataFrame
+        `state` (face / none / failed), `problem`, `frames` with the main face, their `share` of the
+        sampled ones, `people`, and the mean `quality` and width `w` (px) of the main face.
+    """
+    main = found[(found["status"] == "ok") & (found["track"] == 0)]
+    means = main.groupby("clip_id").agg(
+        frames=("frame", "count"), quality=("quality", "mean"), w=("w", "mean")
+    )
+    first = found.drop_duplicates("clip_id").set_index("clip_id")
+    state = first["status"].map({"ok": "face", "missing": "none", "failed": "failed"})
+    table = first[["problem", "people", "n_sampled"]].assign(state=state).join(means)
+    share = table["frames"].fillna(0) / table["n_sampled"].astype(float)
+    return table.assign(frames=table["frames"].fillna(0).astype(int), share=share)
+
+
 def read_recipe(profile: str) -> dict[str, Any]:
     """The recipe of the stored crops and its hash, for the recipe of what is computed from them."""
     read_faces(profile)

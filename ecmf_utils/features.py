@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,15 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from . import encoders, paths, workers
 from .media import MediaError
+from .progress import track
 from .readers import Timed, read_audio, read_face, read_scene, read_text
+from .store import Store, read_shards, shard_of, slug_of, vectors_of
 
 __all__ = [
     "Features", "extract", "load", "read_audio", "read_face", "read_scene", "read_text", "recipe",
-    "recipe_hash", "status_table", "take",
+    "recipe_hash", "selected", "status_table", "take", "text_rows",
 ]  # fmt: skip
 
 MISSING = {"no_video_stream", "no_sound_stream", "silent_sound", "no_face", "empty_text",
@@ -90,7 +89,7 @@ def extract(
     """Encode a branch of a corpus and select the result for `load`.
 
     A row is computed again only when the clip's `content_hash` or the recipe changed, or when it
-    failed before. Every `part` clips are written as they finish, so that a killed run loses no more.
+    failed before. Every `part` clips are written as they finish: a killed run loses no more.
     A clip that fails gets a row with its status and problem; the others go on.
 
     Parameters
@@ -110,25 +109,200 @@ def extract(
         computed now is in `attrs["computed"]`.
     """
     how = recipe(encoder, pooling, level, extra)
-    key, folder = recipe_hash(how), _folder(profile, branch, encoder, pooling, level)
     if not 0 <= shard < n_shards:
         raise paths.EcmfError(f"shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
-    rows = [r for r in clips.to_dict("records") if _shard_of(r["clip_id"], n_shards) == shard]
-    parts = folder / f".parts-{shard:03d}-of-{n_shards:03d}"
-    schema = _schema(encoders.pooled_dim(encoder.dim, pooling), encoder.dim, level)
-    kept = _kept(folder, rows, key, schema)
-    todo = [row for row in rows if row["clip_id"] not in kept]
-    todo_ids = {row["clip_id"] for row in todo}
-    results = _results(todo, encoder, read_input, partial(_finish, how, key, encoder), part, n_workers)
-    from .progress import track
-
-    results = track(results, len(todo), branch)
+    rows = [r for r in clips.to_dict("records") if shard_of(r["clip_id"], n_shards) == shard]
+    store = Store(_folder(profile, branch), encoder.dim, how, shard, n_shards)
+    done = store.kept(rows, retry_failed=True)
+    todo = [row for row in rows if row["clip_id"] not in done]
+    results = track(_results(todo, encoder, read_input, how, part, n_workers), len(todo), branch)
     while batch := list(islice(results, part)):
-        name = paths.digest([result["clip_id"] for result in batch])
-        paths.write_parquet(pa.Table.from_pylist(batch, schema), parts / f"{name}.parquet")
-    kept = _kept(folder, rows, key, schema, retry=False)
-    table = pa.Table.from_pylist([kept[row["clip_id"]] for row in rows], schema)
-    header = {"recipe": how, "recipe_hash": key, "dim": schema.field("vector").type.list_size}
-    paths.write_parquet(table, folder / _shard_name(shard, n_shards), header)
-    shutil.rmtree(parts, ignore_errors=True)
-    return _select(profile, branch, folder, how, n_shards, len(todo_ids))
+        store.write_part(batch)
+    store.merge(rows)
+    summary = _select(profile, branch, store)
+    summary.attrs["computed"] = len(todo)
+    return summary
+
+
+def load(
+    profile: str,
+    branches: list[str],
+    clip_ids: Iterable[str] | None = None,
+    select: dict[str, str] | None = None,
+) -> Features:
+    """Read the selected vectors of some branches.
+
+    Parameters
+    ----------
+    clip_ids : iterable of str, optional
+        Which clips, in which order; those of the first branch when left out.
+    select : dict, optional
+        Another slug for a branch than the one that was extracted last.
+
+    Raises
+    ------
+    EcmfError
+        A branch was not extracted, or a clip is not among its rows: the notebook to run is named.
+    """
+    x, present, dims = {}, {}, {}
+    ids = None if clip_ids is None else [str(one) for one in clip_ids]
+    for branch in branches:
+        table, chosen = _read(profile, branch, (select or {}).get(branch))
+        found = table.column("clip_id").to_pylist()
+        ids = found if ids is None else ids
+        place = {clip_id: i for i, clip_id in enumerate(found)}
+        absent = [clip_id for clip_id in ids if clip_id not in place]
+        if absent:
+            raise paths.EcmfError(
+                f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: "
+                f"run {_maker(branch)} again"
+            )
+        vectors, known = vectors_of(table, chosen["recipe"]["pooling"], chosen["dim"])
+        order = np.array([place[clip_id] for clip_id in ids], int)
+        x[branch], present[branch], dims[branch] = vectors[order], known[order], chosen["dim"]
+    return Features(ids or [], x, present, dims)
+
+
+def take(features: Features, idx: np.ndarray) -> Features:
+    """The clips at integer positions or under a boolean mask (N,)."""
+    idx = np.arange(len(features))[np.asarray(idx)]
+    return replace(
+        features,
+        clip_ids=[features.clip_ids[i] for i in idx],
+        x={branch: values[idx] for branch, values in features.x.items()},
+        present={branch: known[idx] for branch, known in features.present.items()},
+    )
+
+
+def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) -> pd.DataFrame:
+    """Clips whose identity is their text, so that a changed word, not a changed video, re-encodes.
+
+    Parameters
+    ----------
+    texts : iterable of str or None, optional
+        Takes the place of the transcript, one for each clip.
+    """
+    said = list(clips["text"] if texts is None else texts)
+    return clips.assign(text=said, content_hash=[paths.digest(text) for text in said])
+
+
+def selected(profile: str, branch: str) -> dict[str, Any]:
+    """What `load` reads for a branch: slug, recipe and its hash, dimension, counts."""
+    return paths.read_json(_folder(profile, branch) / "selected.json", _maker(branch))
+
+
+def status_table(profile: str, branches: list[str]) -> pd.DataFrame:
+    """One row a clip and branch: clip_id, branch, status ok / missing / failed, problem, detail."""
+    columns = ["clip_id", "branch", "status", "problem", "detail"]
+    tables = [pd.DataFrame(columns=columns, dtype=object)]
+    for branch in branches:
+        table = _read(profile, branch, None)[0]
+        tables.append(table.select(["clip_id", *columns[2:]]).to_pandas().assign(branch=branch))
+    return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
+
+
+def _results(
+    todo: list[dict[str, Any]], encoder: encoders.Encoder, read_input: Callable,
+    how: dict[str, Any], part: int, n_workers: int,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Outcomes in order: all of it in workers for a light encoder, else only the reading."""
+    if len(todo) < FEW_CLIPS or encoder.modality == "text":
+        n_workers = 1
+    if encoder.portable:
+        job = partial(_whole, read_input=read_input, encoder=encoder, how=how)
+        yield from workers.parallel_map(job, todo, n_workers, chunk=2)
+        return
+    inputs = workers.parallel_map(partial(_input, read_input=read_input), todo, n_workers)
+    while batch := list(islice(inputs, part)):
+        yield from _encode(batch, encoder, how)
+
+
+def _whole(
+    row: dict[str, Any], read_input: Callable, encoder: encoders.Encoder, how: dict[str, Any]
+) -> dict[str, Any]:
+    return next(_encode([_input(row, read_input)], encoder, how))
+
+
+def _input(row: dict[str, Any], read_input: Callable) -> tuple[dict[str, Any], Any]:
+    """The start of a result and the encoder's input, None when there is nothing to encode."""
+    start = {"clip_id": str(row["clip_id"]), "content_hash": str(row.get("content_hash")),
+             "n_frames": 0}  # fmt: skip
+    try:
+        return start | {"status": "ok"}, read_input(row)
+    except MediaError as error:
+        status = "missing" if error.code in MISSING else "failed"
+        return start | {"status": status, "problem": error.code, "detail": error.detail}, None
+    except paths.EcmfError:  # nothing is wrong with the clip: an earlier step has not run
+        raise
+    except Exception as error:  # a decoder may raise anything; the clip's row tells what it was
+        detail = f"{type(error).__name__}: {error}"
+        return start | {"status": "failed", "problem": "unreadable", "detail": detail}, None
+
+
+def _encode(
+    batch: list[tuple[dict[str, Any], Any]], encoder: encoders.Encoder, how: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    inputs = [given.frames if isinstance(given, Timed) else given for _, given in batch]
+    encoded = iter(_encode_safely([one for one in inputs if one is not None], encoder))
+    for start, given in batch:
+        yield start if given is None else start | _finish(next(encoded), given, encoder, how)
+
+
+def _encode_safely(inputs: list[Any], encoder: encoders.Encoder) -> list[Any]:
+    """Rows of each input; where a batch fails each alone, so that one clip spoils no other."""
+    try:
+        return list(encoder.encode(inputs)) if inputs else []
+    except Exception as error:  # an encoder may raise anything; the clip's row tells what it was
+        if len(inputs) == 1:
+            return [f"{type(error).__name__}: {error}"]
+        return [outcome for one in inputs for outcome in _encode_safely([one], encoder)]
+
+
+def _finish(
+    frames: Any, given: Any, encoder: encoders.Encoder, how: dict[str, Any]
+) -> dict[str, Any]:
+    if isinstance(frames, str):
+        return {"status": "failed", "problem": "encoder_failed", "detail": frames}
+    if not len(frames) or not np.isfinite(frames).all():
+        detail = "no rows" if not len(frames) else "NaN or infinite"
+        code = "not_finite" if len(frames) else "encoder_failed"
+        return {"status": "failed", "problem": code, "detail": f"{encoder.name}: {detail}"}
+    if how["level"] == "frame":
+        timed = isinstance(given, Timed) and len(given.times) == len(frames)
+        times = [float(t) for t in given.times] if timed else None
+        return {"vectors": list(np.asarray(frames, np.float32)), "times": times,
+                "n_frames": len(frames)}  # fmt: skip
+    vector = encoders.pool(frames, how["pooling"])
+    if encoder.normalise:
+        vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return {"vector": vector, "n_frames": len(frames)}
+
+
+def _folder(profile: str, branch: str) -> Path:
+    return paths.data_dir(profile) / "features" / branch
+
+
+def _maker(branch: str) -> str:
+    return MADE_BY.get(branch, f"the notebook that extracts {branch}")
+
+
+def _select(profile: str, branch: str, store: Store) -> pd.DataFrame:
+    """Count what all shards have so far, note it as the selected extraction, return the summary."""
+    status = pd.Series(store.statuses(), dtype=object)
+    counts = {name: int((status == name).sum()) for name in ("ok", "missing", "failed")}
+    how, dim = store.recipe, store.loaded_dim
+    chosen = {"slug": slug_of(how), "level": how["level"], "recipe": how}
+    chosen |= {"recipe_hash": store.key, "dim": dim, "n_shards": store.n_shards}
+    chosen |= {f"n_{name}": count for name, count in counts.items()}
+    paths.write_json(store.folder / "selected.json", chosen)
+    paths.write_json(_folder(profile, branch) / "selected.json", chosen)
+    facts = {"branch": branch, "encoder": how["name"], "level": how["level"]}
+    facts |= {"pooling": how["pooling"], "dim": dim, "clips": len(status), **counts}
+    return pd.DataFrame([facts])
+
+
+def _read(profile: str, branch: str, slug: str | None) -> tuple[pa.Table, dict[str, Any]]:
+    folder, chosen = _folder(profile, branch), selected(profile, branch)
+    if slug is not None and slug != chosen["slug"]:
+        chosen = paths.read_json(folder / slug / chosen["level"] / "selected.json", _maker(branch))
+    return read_shards(folder / chosen["slug"] / chosen["level"], chosen, _maker(branch)), chosen

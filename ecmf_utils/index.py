@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import json
-import re
-from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from .markup import data_uri
+from . import scoreboard, study
 from .pages import (
     TEMPLATES,
     css,
     duration,
+    first_look,
     footer,
     readable,
     run_facts,
     synthetic,
 )
-from .paths import reports_dir, write_json, write_text
+from .paths import EcmfError, reports_dir, write_json, write_text
 from .results import collect, problems, run_records, stale_inputs
 
-THUMBNAIL = (440, 250)  # pixels, twice the shown size
 NAMED_CLIPS = 400  # of one problem; the rest is counted
-# the first that exists is shown open: test clips and known truth say most
-TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))
-LABELS = ("given", "refined", "truth")  # that a model was trained on
-SPLIT_WORDS = {"test": "Test clips", "oof": "Training clips, out-of-fold"}
-TRUTH_WORDS = {"truth": "the known truth", "observed": "the labels as given"}
 
 
-def build_index(profile: str, order: Sequence[str] = ()) -> Path:
+def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] = ()) -> Path:
     """Write `index.html` and `results.json` of a profile from what its runs left behind.
 
     Parameters
@@ -43,6 +32,8 @@ def build_index(profile: str, order: Sequence[str] = ()) -> Path:
         Nothing is executed; notebooks that have not run are left out or named as such.
     order : sequence of str
         Names of the planned notebooks; those without a run are listed as "not run".
+    members : sequence of str
+        Profiles of a study; default: what the profile's file lists. The page is then about them.
 
     Returns
     -------
@@ -51,22 +42,15 @@ def build_index(profile: str, order: Sequence[str] = ()) -> Path:
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    results, records = collect(profile), run_records(profile)
-    for record in records:
-        record["stale"] = stale_inputs(record, profile)
-    tables = _score_tables(results["scores"])
-    context = {
-        "results": results,
+    members = members or _members(profile)
+    context = _study(profile, members) if members else _single(profile, order)
+    results = context["results"]
+    tables = scoreboard.score_tables(results["scores"], bool(members))
+    context |= {
         "css": css(),
-        "synthetic": synthetic(profile),
-        "facts": _facts(records, results),
-        "troubles": _troubles(records),
-        "cards": _cards(results, records),
         "tables": tables,
-        "forest": _forest(tables[0]["scores"]) if tables else "",
-        "pages": _pages(profile, records, order),
-        "problems": _problem_rows(profile),
-        "versions": _versions(records),
+        "forest": scoreboard.forest(tables[0]["scores"]) if tables else "",
+        "differences": scoreboard.difference_rows(results.get("differences", [])),
         "footer": footer(),
     }
     loader = FileSystemLoader(str(TEMPLATES))
@@ -76,6 +60,64 @@ def build_index(profile: str, order: Sequence[str] = ()) -> Path:
     text = environment.get_template("index.html.j2").render(context)
     write_json(reports_dir(profile) / "results.json", results)
     return write_text(reports_dir(profile) / "index.html", text)
+
+
+def _members(profile: str) -> Sequence[str]:
+    from .params import load_profile
+
+    try:
+        return load_profile(profile).get("members") or ()
+    except EcmfError:  # `folder-<source>` has no file of its own
+        return ()
+
+
+def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:
+    results, records = collect(profile), run_records(profile)
+    for record in records:
+        record["stale"] = stale_inputs(record, profile)
+    return {
+        "results": results,
+        "synthetic": synthetic(profile),
+        "facts": _facts(records, results),
+        "troubles": _troubles(records),
+        "cards": _cards(results, records),
+        "pages": _pages(profile, records, order),
+        "problems": _problem_rows(profile),
+        "versions": _versions(records),
+    }
+
+
+def _study(profile: str, members: Sequence[str]) -> dict[str, Any]:
+    found = study.read_members(members)
+    results = study.pool(profile, found)
+    records = [record for name in found for record in run_records(name)]
+    for record in records:
+        record["stale"] = stale_inputs(record, record.get("profile") or profile)
+        record["name"] = f"{record.get('profile')}: {record['name']}"
+    absent = [f"{name} has not run" for name in members if name not in found]
+    return {
+        "results": results,
+        "synthetic": next((text for name in members if (text := synthetic(name))), None),
+        "facts": [("corpora", str(len(found))), *_facts(records, results)],
+        "troubles": absent + _troubles(records),
+        "cards": _cards(results, records),
+        "pages": [_member_page(name, part) for name, part in found.items()],
+        "problems": [],
+        "versions": _versions(records),
+    }
+
+
+def _member_page(name: str, part: dict[str, Any]) -> dict[str, Any]:
+    failed = any(notebook["status"] != "ok" for notebook in part["notebooks"])
+    return {
+        "name": f"{part['clips']['total']} clips",
+        "title": name,
+        "page": f"../{name}/index.html",
+        "thumbnail": None,
+        "state": "failed" if failed else "ok",
+        "facts": [duration(part["seconds"])],
+        "parameters": {},
+    }
 
 
 def _facts(records: list[dict[str, Any]], results: dict[str, Any]) -> list[tuple[str, str]]:
@@ -107,83 +149,11 @@ def _cards(results: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[
     parts = [f"{clips[name]} {name}" for name in ("train", "test", "unlabelled") if clips[name]]
     cards.append({"value": clips["total"], "title": "clips", "note": ", ".join(parts)})
     cards.append({"value": clips["problems"], "title": "clips with a problem", "note": "all kept"})
-    cards += _score_card(results["scores"])
+    cards += scoreboard.score_card(results["scores"])
     done = sum(record.get("status") == "ok" for record in records)
     note = f"{len(records) - done} failed" if done < len(records) else duration(results["seconds"])
     cards.append({"value": done, "title": "notebooks run", "note": note})
     return cards
-
-
-# ---- scores
-
-
-def _score_card(scores: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """ECMF as the paper trains it, on refined labels; never the better of two test scores."""
-    tables = _score_tables(scores)
-    ours = [row for row in tables[0]["scores"] if row["model"] == "ecmf"] if tables else []
-    if not ours:
-        return []
-    chosen = max(ours, key=lambda row: (len(row["branches"]), LABELS.index(row["labels"]) == 1))
-    where = f"{SPLIT_WORDS[chosen['split']].lower()}, {chosen['labels']} labels"
-    note = f"{where}; 95 % interval {_interval(chosen)}"
-    return [{"value": _number(chosen["weighted_f1"]), "title": "weighted F1 of ECMF", "note": note}]
-
-
-def _score_tables(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    tables = []
-    for split, truth in TABLES:
-        rows = [row for row in scores if (row["split"], row["scored_on"]) == (split, truth)]
-        if not rows:
-            continue
-        rows.sort(key=lambda row: -(row["weighted_f1"] or 0))
-        title = f"{SPLIT_WORDS[split]}, scored on {TRUTH_WORDS[truth]}"
-        explained = "Ordered by weighted F1; overlapping intervals do not tell models apart."
-        tables.append(
-            {"title": title, "explained": explained, "scores": rows, "rows": _score_rows(rows)}
-        )
-    return tables
-
-
-def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    best = max((row["weighted_f1"] or 0 for row in rows), default=0)
-    shown = []
-    for row in rows:
-        figures = {key: _number(row[key]) for key in ("weighted_f1", "accuracy", "macro_f1")}
-        extra = {"interval": _interval(row), "branches": ", ".join(row["branches"])}
-        shown.append({**row, **figures, **extra, "best": row["weighted_f1"] == best})
-    return shown
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(row: dict[str, Any]) -> str:
-    low, high = row["ci95"] or (None, None)
-    return f"{_number(low)} to {_number(high)}" if low is not None else "–"
-
-
-def _forest(rows: list[dict[str, Any]]) -> str:
-    from . import plots
-
-    rows = sorted(rows, key=lambda row: LABELS.index(row["labels"]))  # one colour everywhere
-    most = max(len(row["branches"]) for row in rows)
-    frame = pd.DataFrame(
-        {
-            "model": [
-                row["model"]
-                if len(row["branches"]) == most
-                else f"{row['model']}: {' + '.join(row['branches'])}"
-                for row in rows
-            ],
-            "weighted_f1": [row["weighted_f1"] for row in rows],
-            "low": [(row["ci95"] or [row["weighted_f1"]])[0] for row in rows],
-            "high": [(row["ci95"] or [row["weighted_f1"]])[-1] for row in rows],
-            "group": [f"trained on {row['labels']} labels" for row in rows],
-        }
-    ).dropna(subset="weighted_f1")
-    plots.set_theme()
-    return data_uri(plots.scores_forest(frame).image_bytes(), "image/png")
 
 
 # ---- notebooks
@@ -204,7 +174,7 @@ def _pages(
 
 def _page(profile: str, record: dict[str, Any]) -> dict[str, Any]:
     executed = reports_dir(profile) / "runs" / record["name"] / "executed.ipynb"
-    title, thumbnail = _first_look(executed)
+    title, thumbnail = first_look(executed)
     state = record.get("status") or "died"
     facts = [duration(record["seconds"])] if record.get("seconds") is not None else []
     if record.get("peak_memory_mb"):
@@ -218,36 +188,6 @@ def _page(profile: str, record: dict[str, Any]) -> dict[str, Any]:
         "facts": facts,
         "parameters": record.get("parameters") or {},
     }
-
-
-def _first_look(executed: Path) -> tuple[str | None, str | None]:
-    """Title and first picture of an executed notebook, the picture small and inline."""
-    try:
-        cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError):
-        return None, None  # the card appears without them
-    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    title = re.search(r"^#\s+(.+)$", prose, re.M)
-    for cell in cells:
-        shown = "remove-cell" not in cell.get("metadata", {}).get("tags", [])
-        for output in cell.get("outputs", []) if shown else []:
-            for mime in ("image/png", "image/jpeg"):
-                if mime in output.get("data", {}):
-                    return title and title[1], _thumbnail("".join(output["data"][mime]))
-    return title and title[1], None
-
-
-def _thumbnail(encoded: str) -> str | None:
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(b64decode(encoded))).convert("RGB")
-    except (OSError, ValueError):
-        return None
-    image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-    packed = io.BytesIO()
-    image.save(packed, "JPEG", quality=80, optimize=True)
-    return data_uri(packed.getvalue(), "image/jpeg")
 
 
 # ---- problems and environment

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .index import build_index
+from .markup import data_uri
 from .pages import to_html
 from .paths import EcmfError
 from .results import problems, verify, write_reference
 
 __all__ = [
     "build_index", "frame_for_report", "problems", "sound_for_report", "text_for_report", "to_html",
-    "verify", "write_reference",
+    "verify", "video_for_report", "write_reference",
 ]  # fmt: skip
 
 MEDIA_POLICIES = ("none", "blurred", "full")
@@ -60,3 +62,12 @@ def _check_policy(policy: str) -> None:
     if policy not in MEDIA_POLICIES:
         known = ", ".join(MEDIA_POLICIES)
         raise EcmfError(f"media_in_reports is {policy!r}; expected one of {known}")
+
+
+def video_for_report(path: Path | str, policy: str, width: int = 320) -> str:
+    """An HTML element that plays a clip from within the page, or a line that says it is withheld."""
+    _check_policy(policy)
+    if policy != "full":
+        return f"<p>{WITHHELD}</p>"
+    encoded = data_uri(Path(path).read_bytes(), "video/mp4")
+    return f'<video controls preload="metadata" width="{width}" src="{encoded}"></video>'

@@ -204,15 +204,15 @@ def verify(profile: str) -> list[str]:
     lines = []
     for key, wanted in reference.get("clips", {}).items():
         lines += _moved(f"clips {key}", fresh["clips"].get(key), wanted, allowed["clips"])
-    known = {_identity(row): row for row in fresh["scores"]}
+    known = {identity(row): row for row in fresh["scores"]}
     for row in reference.get("scores", []):
         name = _describe(row)
-        if _identity(row) not in known:
+        if identity(row) not in known:
             lines.append(f"{name}: missing from results.json")
             continue
         for key in ("n", "seeds", "weighted_f1", "accuracy", "macro_f1"):
             figure = f"{name}: {key.replace('_', ' ')}"
-            lines += _moved(figure, known[_identity(row)].get(key), row[key], allowed[key])
+            lines += _moved(figure, known[identity(row)].get(key), row[key], allowed[key])
     return lines
 
 
@@ -220,12 +220,13 @@ def _read_results(profile: str) -> dict[str, Any]:
     return read_json(reports_dir(profile) / "results.json", f"ecmf reproduce {profile}")
 
 
-def _identity(row: dict[str, Any]) -> tuple[str, ...]:
+def identity(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a score row is about: model, branches, labels, split and kind of truth."""
     return tuple("+".join(row[k]) if k == "branches" else str(row[k]) for k in IDENTITY)
 
 
 def _describe(row: dict[str, Any]) -> str:
-    model, branches, labels, split, scored_on = _identity(row)
+    model, branches, labels, split, scored_on = identity(row)
     return f"{model} on {branches} ({labels} labels, {split}, scored on {scored_on})"
 
 

@@ -72,7 +72,11 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
         if dry_run:
             return follower.tell_plan()
         if follower.planned or _index_is_old(profile):
-            report.build_index(profile, order)
+            try:
+                report.build_index(profile, order)
+            except EcmfError as error:  # the runs count for more than their summary
+                print(f"index: {error}", file=sys.stderr)
+                code = code or 1
         return follower.tell_end(code)
 
 
@@ -123,7 +127,8 @@ class Follower:
         if line.startswith(runner.MARK):
             self._mark(**json.loads(line[len(runner.MARK) :]))
         elif row := re.match(r"nb_(\S+)\s+\d+\s*$", line):
-            self.planned.append(row[1])
+            if row[1] not in self.planned:  # a dry run says it twice
+                self.planned.append(row[1])
         elif line.startswith("total ") and not self.quiet and self.planned:
             total = len(pipeline.order(self.profile))
             print(f"{self.profile}: {len(self.planned)} of {total} notebooks to run", flush=True)
@@ -168,7 +173,7 @@ class Follower:
         """Say what is left undone and where the report is; the exit code."""
         log = show(log_path(self.profile))
         self._clear()
-        if code and not self.failed:
+        if code and not self.failed and (self.refused or len(self.done) < len(self.planned)):
             print(f"The workflow stopped: {self.refused or self.last} (see {log})", file=sys.stderr)
         if self.failed:
             rest = [n for n in self.planned if n not in self.done and n not in self.failed]

@@ -61,11 +61,13 @@ def test_saved_manifest_comes_back_with_the_contract_types(home, tmp_path, clip)
     assert set(corpus.TEXT_COLUMNS) | set(corpus.NUMBER_COLUMNS) <= set(saved.columns)
 
 
-def test_content_hash_follows_the_words_and_media_hash_does_not(tmp_path, clip):
-    shutil.copy(clip, tmp_path / "a.mp4")
-    rows = pd.concat([corpus.scan_folder(tmp_path).assign(text=text) for text in ("one", "two")], ignore_index=True)
-    probed = corpus.probe_all(rows, 1)
-    assert probed["content_hash"].nunique() == 2 and probed["media_hash"].nunique() == 1
+def test_content_hash_follows_the_file_and_not_its_name_or_words(tmp_path, clip):
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    (tmp_path / "a.txt").write_text("Words.")
+    (tmp_path / "c.mp4").write_bytes(clip.read_bytes() + b"\0")
+    probed = corpus.probe_all(corpus.scan_folder(tmp_path), 1).set_index("clip_id")["content_hash"]
+    assert probed["a"] == probed["b"] != probed["c"]
 
 
 def test_folds_are_stratified_and_never_cross_a_group():

@@ -1,0 +1,109 @@
+"""Several corpora at once: scores and paired differences with intervals over the corpora."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .paths import read_json, reports_dir
+from .results import CLIP_KEYS, SCHEMA_VERSION, identity
+
+OURS = "ecmf"
+
+
+def read_members(members: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`results.json` of the members that have one."""
+    paths = {name: reports_dir(name) / "results.json" for name in members}
+    return {name: read_json(path) for name, path in paths.items() if path.exists()}
+
+
+def pool(profile: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`results.json` of a study: sums over its corpora, and scores as means over them."""
+    parts = list(found.values())
+    commits = sorted({str(part["commit"]) for part in parts if part.get("commit")})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "profile": profile,
+        "members": list(found),
+        "commit": commits[0] if len(commits) == 1 else None,
+        "seconds": round(sum(part["seconds"] for part in parts), 1),
+        "labelled": True,
+        "clips": {key: sum(part["clips"][key] for part in parts) for key in CLIP_KEYS},
+        "notebooks": [
+            {**notebook, "name": f"{name}/{notebook['name']}", "html": _from_here(name, notebook)}
+            for name, part in found.items()
+            for notebook in part["notebooks"]
+        ],
+        "scores": _pooled_scores(parts),
+        "differences": differences(parts),
+    }
+
+
+def _from_here(member: str, notebook: dict[str, Any]) -> str | None:
+    return f"../{member}/{notebook['html']}" if notebook["html"] else None
+
+
+def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in (row for part in parts for row in part["scores"]):
+        grouped.setdefault(identity(row), []).append(row)
+    pooled = []
+    for rows in grouped.values():
+        figures = {
+            key: mean_interval([row[key] for row in rows])[0]
+            for key in ("weighted_f1", "accuracy", "macro_f1")
+        }
+        interval = mean_interval([row["weighted_f1"] for row in rows])[1]
+        n = sum(row["n"] for row in rows)
+        pooled.append({**rows[0], **figures, "ci95": interval, "n": n, "corpora": len(rows)})
+    return pooled
+
+
+def differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """ECMF minus every other row on the same clips of the same corpus, averaged over the corpora.
+
+    Returns
+    -------
+    list of dict
+        What the other row is about, `ours` (the labels ECMF was trained on), difference (weighted
+        F1), ci95 ([low, high], a t-interval over corpora, or None) and the number of corpora.
+    """
+    grouped: dict[tuple[str, ...], list[float]] = {}
+    for part in parts:
+        scores = part["scores"]
+        whole = max((len(row["branches"]) for row in scores), default=0)
+        for ours in (r for r in scores if r["model"] == OURS and len(r["branches"]) == whole):
+            for row in scores:
+                if row is not ours and _comparable(ours, row):
+                    key = (*identity(row), ours["labels"])
+                    grouped.setdefault(key, []).append(ours["weighted_f1"] - row["weighted_f1"])
+    found = []
+    for (model, branches, labels, split, scored_on, own), values in grouped.items():
+        mean, interval = mean_interval(values)
+        about = {"model": model, "branches": branches.split("+"), "labels": labels, "split": split}
+        figures = {"difference": mean, "ci95": interval, "corpora": len(values)}
+        found.append({**about, "scored_on": scored_on, "ours": own, **figures})
+    return found
+
+
+def _comparable(ours: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Same clips and truth; same training labels, or ECMF itself without the refined ones."""
+    same = (row["split"], row["scored_on"]) == (ours["split"], ours["scored_on"])
+    refined = ours["labels"] == "refined" and row["model"] == OURS
+    return same and (row["labels"] == ours["labels"] or refined)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, list[float] | None]:
+    """Mean over corpora and its 95 % t-interval (None for a single corpus)."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n == 0 or None in values:
+        return math.nan, None
+    mean = math.fsum(values) / n
+    if n < 2:
+        return mean, None
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return mean, [mean - half, mean + half]
