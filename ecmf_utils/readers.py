@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from . import faces, media
+from . import faces, media, paths
 
 
 class Timed(NamedTuple):
@@ -32,14 +33,20 @@ def read_face(row: dict[str, Any], profile: str) -> Timed:
     crops, times = faces.read_crops(profile, row["clip_id"])
     if len(crops):
         return Timed(crops, times)
-    media.probe(video)  # a file that cannot be read is not a clip without a face
-    raise media.MediaError("no_face", video)
+    pictures = media.probe(video)["has_video"]  # raises for a file that cannot be read at all
+    raise media.MediaError("no_face" if pictures else "no_video_stream", video)
 
 
 def read_audio(row: dict[str, Any], sample_rate: int = 16000) -> np.ndarray:
-    """The sound float32 (samples,) of the audio file, or of the video where there is none."""
+    """The sound float32 (samples,) of the audio file, or of the video where there is none.
+
+    Sound that is silent from beginning to end is a missing branch.
+    """
     column = "audio" if _given(row.get("audio")) else "video"
-    return media.read_audio(_path(row, column, "no_sound_stream"), sample_rate)
+    sound = media.read_audio(_path(row, column, "no_sound_stream"), sample_rate)
+    if np.abs(sound).max() < media.SILENCE:
+        raise media.MediaError("silent_sound", row[column])
+    return sound
 
 
 def read_text(row: dict[str, Any], column: str = "text") -> str:
@@ -49,6 +56,18 @@ def read_text(row: dict[str, Any], column: str = "text") -> str:
         return str(text).strip()
     broken = "bad_encoding" in str(row.get("problem") or "")
     raise media.MediaError("bad_encoding" if broken else "empty_text", str(row["clip_id"]))
+
+
+def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) -> pd.DataFrame:
+    """Clips whose identity is their text, so that a changed word, not a changed video, re-encodes.
+
+    Parameters
+    ----------
+    texts : iterable of str or None, optional
+        Takes the place of the transcript, one for each clip.
+    """
+    said = list(clips["text"] if texts is None else texts)
+    return clips.assign(text=said, content_hash=[paths.digest(text) for text in said])
 
 
 def _given(value: Any) -> bool:

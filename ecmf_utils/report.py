@@ -43,8 +43,11 @@ def frame_for_report(image: np.ndarray, policy: str) -> np.ndarray | None:
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def text_for_report(text: str | None, policy: str, escape: bool = True) -> str:
-    """A transcript for HTML as the policy allows it; `escape=False` for tables and figures."""
+def text_for_report(text: str | None, policy: str, escape: bool = False) -> str:
+    """A transcript as the policy allows it; `escape=True` for HTML that you put together yourself.
+
+    Tables escape what they show and figures need no escaping, so for them the text stays as it is.
+    """
     _check_policy(policy)
     if policy != "full":
         return WITHHELD
@@ -58,16 +61,16 @@ def sound_for_report(sound: np.ndarray, policy: str) -> np.ndarray | None:
     return sound if policy == "full" else None
 
 
-def _check_policy(policy: str) -> None:
-    if policy not in MEDIA_POLICIES:
-        known = ", ".join(MEDIA_POLICIES)
-        raise EcmfError(f"media_in_reports is {policy!r}; expected one of {known}")
-
-
 def video_for_report(path: Path | str, policy: str, width: int = 320) -> str:
-    """An HTML element that plays a clip from within the page, or a line that says it is withheld."""
+    """An HTML element that plays a clip from within the page, or says that it is withheld."""
     _check_policy(policy)
     if policy != "full":
         return f"<p>{WITHHELD}</p>"
     encoded = data_uri(Path(path).read_bytes(), "video/mp4")
     return f'<video controls preload="metadata" width="{width}" src="{encoded}"></video>'
+
+
+def _check_policy(policy: str) -> None:
+    if policy not in MEDIA_POLICIES:
+        known = ", ".join(MEDIA_POLICIES)
+        raise EcmfError(f"media_in_reports is {policy!r}; expected one of {known}")

@@ -219,6 +219,8 @@ def follow_parent() -> None:
     pid, _, host = os.environ.get("ECMF_PARENT", "").partition("@")
     if pid and host in ("", socket.gethostname()):
         workers.die_with_parent(int(pid))
+        if followed():  # then Snakemake stands between that process and this one
+            workers.die_with_parent()
 
 
 def followed() -> bool:

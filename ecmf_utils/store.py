@@ -147,6 +147,20 @@ def vectors_of(table: pa.Table, pooling: str, dim: int) -> tuple[np.ndarray, np.
     return out, known
 
 
+def vector_table(clip_ids: list[str], vectors: list[np.ndarray | None]) -> pa.Table:
+    """Vectors of equal length as a table of the two columns that matter, for exchange."""
+    dim = next(len(vector) for vector in vectors if vector is not None)
+    own = schema(dim, "utterance")
+    columns = {"clip_id": clip_ids, "vector": vectors}
+    return pa.table({name: pa.array(columns[name], own.field(name).type) for name in columns})
+
+
+def read_vectors(path: Path | str) -> np.ndarray:
+    """The vectors float32 (N, D) of one feature file, 0 where there is none."""
+    table = pq.read_table(path, columns=["vector"])
+    return vectors_of(table, "mean", table.schema.field("vector").type.list_size)[0]
+
+
 def _recipe_of(path: Path) -> str | None:
     return paths.parquet_metadata(path).get("recipe_hash")
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -240,7 +240,8 @@ def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
         until = time.monotonic() + STOP_S
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.1)
-        workers.kill_children()
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
         print("\nInterrupted; the same command goes on from here.", file=sys.stderr, flush=True)
         os._exit(128 + number)
 

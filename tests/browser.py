@@ -71,9 +71,12 @@ def visit(
         driver.get_log("performance")  # what the browser's own start page asked for
         driver.get(page.resolve().as_uri())
         if open_details:
-            driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+            driver.execute_script(
+                "document.querySelectorAll('details').forEach(d => d.open = true)"
+            )
         size = driver.execute_script(
-            "const d = document.documentElement; return [d.scrollHeight, d.scrollWidth - d.clientWidth]"
+            "const d = document.documentElement;"
+            "return [d.scrollHeight, d.scrollWidth - d.clientWidth]"
         )
         if screenshot is not None:
             driver.set_window_size(width, min(int(size[0]) + 150, 16000))

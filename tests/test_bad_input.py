@@ -1,0 +1,144 @@
+"""Every bad input with the one line it gives: a table to read, and the proof that it is true."""
+
+import errno
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ecmf_utils import cli, corpus, media, paths
+from ecmf_utils.paths import EcmfError
+
+LABELS = ["neutral", "angry", "happy"]
+
+# what the user typed | the line on standard error (exit status 2, no traceback, no kernel started)
+COMMANDS = {
+    "reproduce nosuch": r"profile 'nosuch'.*demo.*tiny",
+    "run 99 --profile tiny": r"notebook '?99'?.*00_start_here",
+    "run 00 --profile nosuch": r"profile 'nosuch'.*demo.*tiny",
+    "run 22 --profile tiny --set n_frame=3": r"n_frame.*n_frames",
+    "run 22 --profile tiny --set n_frames=many": r"n_frames is int, which 'many' is not",
+    "run 22 --profile tiny --set level=word": r"level is .*utterance.*which 'word' is not",
+    "run 50 --profile tiny --set lr=fast": r"lr is float, which 'fast' is not",
+    "reproduce folder --set source=/no/such/folder": r"/no/such/folder",
+    "reproduce folder": r"source",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_command_gives_one_line(command, home, capfd):
+    assert cli.main(command.split()) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(COMMANDS[command], lines[0]), lines
+
+
+# the manifest file | the line that refuses it
+MANIFESTS = {
+    b"": r"manifest\.csv: not a CSV table",
+    b"name,file\na,a.mp4\n": r"manifest\.csv: column clip_id, video missing.*found name, file",
+    "clip_id,video,text\na,a.mp4,gr\xfc\xdf\n".encode("latin-1"): r"manifest\.csv: line 2 is not UTF-8",
+}
+
+
+@pytest.mark.parametrize("content", MANIFESTS)
+def test_an_unreadable_manifest_is_refused_in_one_line(content, tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(content)
+    with pytest.raises(EcmfError, match=MANIFESTS[content]) as caught:
+        corpus.read_manifest(path, LABELS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_manifest_is_refused_in_one_line(tmp_path):
+    with pytest.raises(EcmfError, match=r"gone\.csv: no such manifest"):
+        corpus.read_manifest(tmp_path / "gone.csv", LABELS)
+
+
+# a row of the manifest | the code in the problem table; the other rows go on
+ROWS = {
+    "a,good.mp4,Hello.,happy": "duplicate_id",
+    "x/y,good.mp4,Hello.,happy": "bad_id",
+    "..\\z,good.mp4,Hello.,happy": "bad_id",
+    ",good.mp4,Hello.,happy": "bad_id",
+    "b,good.mp4,Hello.,bored": "unknown_label",
+    "b,gone.mp4,Hello.,happy": "missing_file",
+    "b,,Hello.,happy": "missing_file",
+    "b,empty.mp4,Hello.,happy": "empty_file",
+    "b,page.mp4,Hello.,happy": "not_media",
+    "b,half.mp4,Hello.,happy": "truncated|unreadable",
+    "b,mute.mp4,Hello.,happy": "no_sound_stream",
+    "b,sound.mp4,Hello.,happy": "no_video_stream",
+    "b,one.mp4,Hello.,happy": "one_frame",
+    "b,good.mp4,,happy": "empty_text",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, clip):
+    """A folder with one clip for each way in which a file can be wrong."""
+    from tests.conftest import make_clip
+
+    place = tmp_path_factory.mktemp("wrong")
+    shutil.copy(clip, place / "good.mp4")
+    (place / "empty.mp4").write_bytes(b"")
+    (place / "page.mp4").write_text("<html><body>404 not found</body></html>")
+    (place / "half.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    make_clip(place / "mute.mp4", sound=False)
+    make_clip(place / "one.mp4", seconds=1 / 12)
+    import numpy as np
+
+    media.write_clip(place / "sound.mp4", [], 12, np.zeros(16000, np.float32) + 0.1, 16000)
+    return place
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_bad_row_is_in_the_problem_table_and_the_others_go_on(row, folder, home):
+    path = folder / "manifest.csv"
+    path.write_text(f"clip_id,video,text,label\na,good.mp4,Hello.,happy\n{row}\nlast,good.mp4,Bye.,angry\n")
+    clips = corpus.save("p", corpus.probe_all(corpus.read_manifest(path, LABELS), 1), LABELS)
+    assert len(clips) == 3 and list(clips["status"])[::2] == ["ok", "ok"]
+    assert re.search(ROWS[row], clips["problem"][1])
+    assert {code for code in clips["problem"][1].split(";")} <= set(corpus.PROBLEMS)
+
+
+def test_a_transcript_in_a_wrong_encoding_is_a_problem_of_its_clip_only(folder, tmp_path, home):
+    for name in ("a", "b"):
+        shutil.copy(folder / "good.mp4", tmp_path / f"{name}.mp4")
+    (tmp_path / "a.txt").write_bytes("gr\xfc\xdf dich".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("grüß dich".encode())
+    clips = corpus.probe_all(corpus.scan_folder(tmp_path), 1).set_index("clip_id")
+    assert clips.loc["a", "problem"] == "bad_encoding" and clips.loc["b", "text"] == "grüß dich"
+
+
+def test_a_clip_without_a_face_has_no_face_branch(folder):
+    from ecmf_utils import faces
+
+    rows, crops = faces.detect(folder / "good.mp4")
+    assert [row["problem"] for row in rows] == ["no_face"] and len(crops) == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_leaves_the_old_file_whole(code, home, monkeypatch):
+    table = pd.DataFrame({"a": [1]})
+    path = paths.write_parquet(table, paths.data_dir("p") / "t.parquet")
+
+    def refuse(*_):
+        raise OSError(code, "No space left on device" if code == errno.ENOSPC else "Read-only file system")
+
+    monkeypatch.setattr(paths.os, "replace", refuse)
+    with pytest.raises(EcmfError, match=r"t\.parquet: cannot be written .*run the same command again"):
+        paths.write_parquet(pd.DataFrame({"a": [2]}), path)
+    monkeypatch.undo()
+    monkeypatch.setenv("ECMF_DATA", str(home / "data"))
+    assert list(paths.read_parquet(path)["a"]) == [1]
+    assert [p.name for p in Path(path).parent.iterdir()] == ["t.parquet"]
+
+
+def test_a_table_cut_short_says_which_file_and_what_to_do(home):
+    path = paths.data_dir("p") / "clips.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(EcmfError, match=r"clips\.parquet: not a Parquet file .*delete it and run again"):
+        corpus.read_clips("p")

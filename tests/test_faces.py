@@ -1,0 +1,197 @@
+"""Faces: who is found, who is not, what a crop shows, and that done work is kept."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecmf_utils import demo, faces, facetracks, media, paths
+
+
+def make(folder, hard=None, seed=3):
+    """One generated clip, of an easy kind or with its face made hard."""
+    recipe = next(one for one in demo.plan(60, 12, 0, seed, 40) if one["hard_face"] == hard)
+    demo.make_clip(folder, recipe)
+    return demo.clip_path(folder, recipe["clip_id"])
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("face"))
+
+
+@pytest.fixture(scope="module")
+def empty_room(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("room"), hard="absent")
+
+
+def clips_of(*videos):
+    rows = [
+        {"clip_id": f"c{i}", "video": None if v is None else str(v)} for i, v in enumerate(videos)
+    ]
+    for row in rows:
+        known = row["video"] and os.path.exists(row["video"])
+        row["content_hash"] = paths.file_hash(row["video"]) if known else None
+    return pd.DataFrame(rows)
+
+
+def box(x, score=1.0, width=100.0):
+    return {"box": np.array([x, 50.0, width, width]), "score": score, "pose": 0}
+
+
+def test_a_face_is_found_in_every_frame_and_cut_out(portrait):
+    rows, crops = faces.detect(portrait, size=64)
+    assert len(rows) == len(crops) == rows[0]["n_sampled"] >= 5
+    assert crops.dtype == np.uint8 and crops.shape[1:] == (64, 64, 3)
+    assert {row["status"] for row in rows} == {"ok"} and {row["track"] for row in rows} == {0}
+    assert np.all(np.diff([row["time_s"] for row in rows]) > 0)
+    assert all(0 < row["quality"] <= 1 for row in rows)
+
+
+def test_aligned_eyes_lie_at_the_same_height(portrait):
+    if faces.landmark_file() is None:
+        pytest.skip("the landmarks extra is not installed")
+    rows, _ = faces.detect(portrait)
+    points = np.array(rows[0]["landmarks"]).reshape(5, 2)
+    left, top, width = rows[0]["x"], rows[0]["y"], rows[0]["w"]
+    inside = (points > [left - 0.2 * width, top - 0.2 * width]) & (
+        points < [left + 1.2 * width, top + 1.2 * width]
+    )
+    assert inside.all() and points[4, 1] > points[:4, 1].max()  # the nose is below the eyes
+
+
+def test_without_the_landmark_model_the_crop_follows_the_box(portrait, monkeypatch):
+    monkeypatch.setattr(faces, "landmark_file", lambda: None)
+    rows, crops = faces.detect(portrait)
+    assert faces.recipe()["alignment"] == "box"
+    assert rows[0]["landmarks"] is None and crops.shape[1:] == (112, 112, 3)
+    assert crops[0].std() > 20
+
+
+def test_boxes_are_in_pixels_of_the_original(portrait):
+    whole = faces.detect(portrait)[0][0]
+    shrunk = faces.detect(portrait, max_side=240)[0][0]
+    assert abs(whole["w"] - shrunk["w"]) < 0.3 * whole["w"]
+    assert abs(whole["x"] - shrunk["x"]) < 0.3 * whole["w"]
+
+
+def test_a_room_without_anybody_has_no_face(empty_room):
+    rows, crops = faces.detect(empty_room)
+    assert [row["problem"] for row in rows] == ["no_face"] and len(crops) == 0
+    assert "x" not in rows[0] and rows[0]["n_sampled"] >= 5
+
+
+def test_a_single_weak_detection_is_nobody():
+    times = np.arange(4) * 0.35
+    assert facetracks.join([[], [box(10, 3.0)], [], []], times) == []
+    assert facetracks.join([[box(10, 0.1)], [box(10, 0.2)], [box(10, 0.3)], []], times) == []
+    assert len(facetracks.join([[box(10, 0.1)], [box(12, 0.9)], [], []], times)) == 1
+
+
+def test_the_largest_and_most_persistent_face_is_the_main_one():
+    small = [[box(10, 1.0, 60)] for _ in range(4)]
+    large = [[box(300, 2.0, 150)] if i < 2 else [] for i in range(4)]
+    both = [a + b for a, b in zip(small, large, strict=True)]
+    tracks = facetracks.join(both, np.arange(4) * 0.35)
+    assert [track[0]["box"][2] for track in tracks] == [150, 60]
+    assert [box["frame"] for box in tracks[1]] == [0, 1, 2, 3]
+
+
+def test_a_face_that_comes_back_late_is_another_track():
+    found = [[box(10)], [box(12)], [], [box(14)], [box(12)]]
+    tracks = facetracks.join(found, np.array([0.0, 0.3, 0.6, 5.0, 5.3]))
+    assert len(tracks) == 2
+
+
+def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty_room, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"<html></html>" * 50)
+    sound = media.write_clip(tmp_path / "s.mp4", [], 10, np.full(8000, 0.1, np.float32))
+    clips = clips_of(portrait, empty_room, broken, tmp_path / "gone.mp4", None, sound)
+    table = faces.detect_corpus(clips, "p", 1)
+    first = table.drop_duplicates("clip_id").set_index("clip_id")
+    assert list(first.index) == list(clips["clip_id"])
+    assert first["status"].tolist() == ["ok", "missing", "failed", "failed", "missing", "missing"]
+    assert first["problem"].tolist()[1:] == [
+        "no_face", "not_media", "missing_file", "no_video_stream", "no_video_stream",
+    ]  # fmt: skip
+    assert table.loc[table["status"] != "ok", "x"].isna().all()
+    assert faces.read_faces("p").equals(table)
+
+
+def test_stored_crops_are_those_of_the_main_face(home, portrait, empty_room):
+    table = faces.detect_corpus(clips_of(portrait, empty_room), "p", 1)
+    crops, times = faces.read_crops("p", "c0")
+    main = table[(table["clip_id"] == "c0") & (table["track"] == 0)]
+    assert len(crops) == len(main) and np.allclose(times, main["time_s"])
+    assert len(faces.read_crops("p", "c1")[0]) == 0
+
+
+def test_faces_are_found_again_only_where_clip_or_recipe_changed(home, portrait, monkeypatch):
+    clips = clips_of(portrait, portrait)
+    before = faces.detect_corpus(clips, "p", 1)
+    seen = []
+    real = faces.detect
+    monkeypatch.setattr(faces, "detect", lambda path, **k: seen.append(path) or real(path, **k))
+    assert faces.detect_corpus(clips, "p", 1).equals(before) and seen == []
+    clips.loc[1, "content_hash"] = "changed"
+    faces.detect_corpus(clips, "p", 1)
+    assert len(seen) == 1
+    faces.detect_corpus(clips, "p", 1, margin=0.1)
+    assert len(seen) == 3
+
+
+def test_an_unfinished_crop_file_is_made_again(home, portrait):
+    clips = clips_of(portrait)
+    before = faces.detect_corpus(clips, "p", 1)
+    path = paths.data_dir("p") / "faces" / "crops" / "c0.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    assert faces.detect_corpus(clips, "p", 1).equals(before)
+    assert len(faces.read_crops("p", "c0")[0]) > 0
+
+
+def test_workers_find_the_same_faces(home, portrait, empty_room):
+    clips = clips_of(portrait, empty_room)
+    alone = faces.detect_corpus(clips, "one", 1)
+    assert faces.detect_corpus(clips, "two", 2).equals(alone)
+
+
+def test_a_table_that_is_missing_names_its_notebook(home):
+    with pytest.raises(paths.EcmfError, match="run 20_detect_faces first"):
+        faces.read_faces("p")
+    with pytest.raises(paths.EcmfError, match="c9.npz is missing: run 20_detect_faces"):
+        faces.read_crops("p", "c9")
+
+
+def test_one_row_a_clip_tells_how_it_went(home, portrait, empty_room):
+    clips = clips_of(portrait, empty_room, None)
+    state = faces.per_clip(faces.detect_corpus(clips, "p", 1))
+    assert state["state"].tolist() == ["face", "none", "none"]
+    assert state.loc["c0", "share"] == 1 and state.loc["c1", "share"] == 0
+
+
+@pytest.fixture(scope="module")
+def real_faces(realdata):
+    """Manifest of the real clips, and their detections by file name."""
+    known = pd.read_csv(realdata / "clips" / "manifest.csv").set_index("file")
+    return known, {name: faces.detect(realdata / "clips" / name) for name in known.index}
+
+
+def test_the_real_clips_have_the_faces_that_people_see(real_faces):
+    known, detected = real_faces
+    for name, (rows, crops) in detected.items():
+        seen, of = map(int, known.loc[name, "face_frames"].split("/"))
+        if seen == 0:
+            assert rows[0]["problem"] == "no_face", name
+        else:
+            assert len(crops) >= 2, name
+        if name.split("/")[0] in ("ravdess", "grid", "pyfeat"):
+            assert abs(len(crops) / rows[0]["n_sampled"] - seen / of) <= 0.25, name
+
+
+def test_a_face_is_not_invented_where_it_has_left(real_faces):
+    leaves, _ = real_faces[1]["pyfeat/face_noface.mov"]
+    comes, _ = real_faces[1]["pyfeat/noface_face.mov"]
+    assert max(row["time_s"] for row in leaves) < 2.5
+    assert min(row["time_s"] for row in comes) > 3.9

@@ -1,0 +1,442 @@
+"""Reports: self-contained, nothing from data is taken as HTML, and the figures are checked."""
+
+import json
+import os
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ecmf_utils import markup, pages, report, results
+from ecmf_utils.paths import (
+    EcmfError,
+    data_dir,
+    read_json,
+    reports_dir,
+    write_json,
+    write_parquet,
+)
+
+from .browser import needs_chromium, visit
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+INSIDE = r"data:|#|(?:\.\./[\w-]+/)?[\w.-]+\.(?:html|json)\b"
+OUTSIDE = re.compile(rf"""<\w[^>]*\s(?:src|href)\s*=\s*["']?(?!{INSIDE})[^"'\s>]+|url\(|https?:""")
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADU"
+    "lEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+ISSUE_KEYS = {"profile", "commit", "seconds", "clips", "notebooks", "scores"}
+
+
+def outside(html):
+    """Whatever a page would load or link that is not inside it or beside it."""
+    return OUTSIDE.findall(html)
+
+
+def shown(data, metadata=None):
+    return new_output("display_data", data=data, metadata=metadata or {})
+
+
+def code(source, *outputs, tags=()):
+    return new_code_cell(source, outputs=list(outputs), metadata={"tags": list(tags)})
+
+
+def notebook(*extra):
+    """An executed notebook with parameters, a figure and whatever a test adds."""
+    figure = shown({"image/png": PNG}, {"image/png": {"alt": "Bars", "width": 80}})
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# Explore the corpus\n\nWhat is in it?"),
+            code('profile: str = "tiny"  # which\nseed: int = 0  # draws', tags=["parameters"]),
+            code('profile = "demo"\nseed = 7', tags=["injected-parameters"]),
+            new_markdown_cell("## Is it balanced?"),
+            code("plots.class_balance(clips)", figure),
+            new_markdown_cell("## Is it long?"),
+            code("assert secret_check", tags=["check", "remove-cell"]),
+            *extra,
+        ]
+    )
+
+
+def publish(home, *extra, name="10_explore_corpus", profile="demo", **settings):
+    """Write the notebook as if run and return its page."""
+    executed = reports_dir(profile) / "runs" / name / "executed.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook(*extra), executed)
+    page = reports_dir(profile) / f"{name}.html"
+    return report.to_html(executed, page, profile, **settings).read_text(encoding="utf-8")
+
+
+def record(name, profile="demo", **changes):
+    run = {
+        "notebook": name,
+        "profile": profile,
+        "parameters": {"seed": 0, "note": EVIL},
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 12.34,
+        "peak_memory_mb": 321.0,
+        "device": "cpu",
+        "commit": "0123456789abcdef",
+        "versions": {"python": "3.11"},
+        "status": "ok",
+        "error": None,
+        "inputs": {},
+        "html": f"{name}.html",
+    }
+    write_json(reports_dir(profile) / "runs" / name / "run.json", run | changes)
+
+
+def corpus(profile="demo", labelled=True):
+    clips = pd.DataFrame(
+        {
+            "clip_id": ["a", "b", EVIL, "d"],
+            "label": ["sad", "happy", "sad", None] if labelled else [None] * 4,
+            "split": ["train", "train", "test", "unlabelled"],
+            "status": ["ok", "ok", "failed", "ok"],
+            "problem": [None, "silent_sound", "truncated;no_sound_stream", None],
+            "detail": [None, None, EVIL, None],
+        }
+    )
+    write_parquet(clips, data_dir(profile) / "clips.parquet")
+
+
+def score(model="ecmf", f1=0.7, branches=("face", "text"), labels="refined", **changes):
+    row = {
+        "model": model,
+        "branches": list(branches),
+        "labels": labels,
+        "split": "test",
+        "n": 100,
+        "seeds": 3,
+        "weighted_f1": f1,
+        "ci95": [f1 - 0.05, f1 + 0.05],
+        "accuracy": f1,
+        "macro_f1": f1,
+        "scored_on": "truth",
+        "ece": 0.1,
+    }
+    return row | changes
+
+
+def scores(*rows, profile="demo"):
+    write_json(data_dir(profile) / "runs" / "scores.json", list(rows))
+
+
+# ---- pages
+
+
+def test_page_refers_to_nothing_outside(home):
+    link = new_markdown_cell(
+        "[paper](https://arxiv.org/abs/2508.05991) ![x](http://a.example/x.png)"
+    )
+    html = shown(
+        {"text/html": '<img src="http://a.example/x.png"><p style="background:url(//x)">p'}
+    )
+    page = publish(
+        home, link, code("1", html, shown({"text/markdown": "![y](http://b.example/y.png)"}))
+    )
+    assert outside(page) == []
+    assert "arxiv.org/abs/2508.05991" in page
+
+
+@pytest.mark.parametrize("mime", ["text/html", "text/markdown", "text/plain", "text/latex"])
+def test_script_in_an_output_never_runs(home, mime):
+    page = publish(home, code("1", shown({mime: EVIL + "kept"})))
+    assert not re.search(r"<script|<[^>]*\sonerror=", page)
+    assert "kept" in page
+
+
+def test_script_in_prose_streams_and_names_is_text(home):
+    stream = new_output("stream", name="stdout", text=EVIL)
+    page = publish(home, new_markdown_cell("## " + EVIL), code("1", stream), run={"device": EVIL})
+    assert not re.search(r"<script|<[^>]*\sonerror=", page)
+    assert page.count("&lt;script&gt;") >= 3
+
+
+def test_svg_output_becomes_an_image(home):
+    page = publish(home, code("1", shown({"image/svg+xml": f"<svg>{EVIL}</svg>"})))
+    assert "data:image/svg+xml;base64," in page and "<svg" not in page
+
+
+def test_check_cell_is_dropped_and_code_is_folded(home):
+    page = publish(home)
+    assert "secret_check" not in page
+    assert re.search(
+        r"<details[^>]*><summary>code</summary><pre class=\"code\">.*class_balance", page
+    )
+
+
+def test_parameters_show_value_default_and_remark(home):
+    page = publish(home)
+    row = re.search(r"<tr><td><code>seed</code></td>(.*?)</tr>", page)[1]
+    assert re.findall(r"<td>(.*?)</td>", row) == ["<b>7</b>", "0", "draws"]
+    assert page.count("2 changed") == 1
+
+
+def test_title_facts_contents_and_neighbours(home):
+    run = {"seconds": 61, "commit": "0123456789abcdef", "device": "cpu"}
+    order = ["00_start_here", "10_explore_corpus", "20_detect_faces"]
+    page = publish(home, run=run, order=order)
+    assert page.count("<h1>Explore the corpus</h1>") == 1
+    assert "61 s" in page and "0123456789<" in page
+    assert 'href="00_start_here.html"' in page and 'href="20_detect_faces.html"' in page
+    assert 'href="#is-it-long"' in page and 'id="is-it-long"' in page
+    assert 'href="index.html"' in page and 'alt="Bars"' in page
+
+
+def test_only_a_generated_corpus_is_called_synthetic(home):
+    assert "Synthetic corpus" not in publish(home)
+    write_parquet(pd.DataFrame({"clip_id": ["a"]}), data_dir("demo") / "truth.parquet")
+    assert "Synthetic corpus" in publish(home)
+
+
+def test_a_page_over_the_limit_is_refused_by_name(home, monkeypatch):
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 2000)
+    with pytest.raises(EcmfError, match=r"10_explore_corpus\.html.*at most"):
+        publish(home)
+    assert not (reports_dir("demo") / "10_explore_corpus.html").exists()
+
+
+def test_a_broken_notebook_is_one_line(home):
+    broken = home / "executed.ipynb"
+    broken.write_text("{")
+    with pytest.raises(EcmfError, match="not a notebook"):
+        report.to_html(broken, home / "x.html", "demo")
+
+
+def test_numeric_columns_are_marked_and_text_is_not():
+    html = pd.DataFrame({"name": ["a1", "b"], "score": [0.5, -12.0]}).to_html()
+    marked = re.findall(r'class="num">([^<]+)<', markup.clean(html))
+    assert marked == ["score", "0", "0.5", "1", "-12.0"]  # the index is a number too
+
+
+# ---- index
+
+
+def test_index_works_with_nothing_run(home):
+    page = report.build_index("demo", order=["00_start_here"]).read_text()
+    assert "not run yet" in page and "No scores yet" in page
+
+
+def test_results_have_the_keys_of_the_contract(home):
+    corpus()
+    record("00_start_here")
+    publish(home, name="00_start_here")
+    scores(score(), score("logreg", 0.3, ["face"], "given"))
+    report.build_index("demo")
+    found = read_json(reports_dir("demo") / "results.json")
+    assert set(found) >= ISSUE_KEYS and found["schema_version"] == 1
+    assert found["clips"] == {"total": 4, "train": 2, "test": 1, "unlabelled": 1, "problems": 2}
+    assert set(found["notebooks"][0]) >= {"name", "seconds", "peak_memory_mb", "html"}
+    assert found["notebooks"][0]["html"] == "00_start_here.html"
+    assert set(found["scores"][0]) == set(results.SCORE_KEYS)
+    assert found["seconds"] == 12.3 and found["commit"] == "0123456789abcdef"
+
+
+def test_results_hold_no_invalid_number(home):
+    scores(score(f1=0.5, macro_f1=float("nan")))
+    report.build_index("demo")
+    text = (reports_dir("demo") / "results.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["scores"][0]["macro_f1"] is None
+
+
+def test_a_score_row_without_a_key_is_named(home):
+    row = score()
+    del row["ci95"]
+    scores(score(), row)
+    with pytest.raises(EcmfError, match=r"scores\.json: row 1 lacks ci95"):
+        report.build_index("demo")
+
+
+def test_index_escapes_and_refers_to_nothing_outside(home):
+    corpus()
+    record("10_explore_corpus", error=EVIL)
+    record("40_refine_labels", status="died", error=f"the kernel died {EVIL}")
+    publish(home, new_markdown_cell(EVIL))
+    scores(score(), score(EVIL, 0.2, [EVIL], "given"))
+    page = report.build_index("demo").read_text()
+    assert not re.search(r"<script|<[^>]*\sonerror=", page)
+    assert outside(page) == []
+    assert "the kernel died &lt;script&gt;" in page and "data:image/jpeg;base64," in page
+
+
+def test_problems_are_gathered_from_every_step(home):
+    corpus()
+    faces = pd.DataFrame({"clip_id": ["a", "a", "b"], "problem": ["no_face", "no_face", None]})
+    write_parquet(faces, data_dir("demo") / "faces" / "faces.parquet")
+    rows = pd.DataFrame({"clip_id": ["a", "b"], "status": ["missing", "ok"], "problem": None})
+    write_parquet(rows, data_dir("demo") / "features" / "face" / "m" / "utterance" / "0.parquet")
+    chosen = {"slug": "m", "level": "utterance"}
+    write_json(data_dir("demo") / "features" / "face" / "selected.json", chosen)
+    table = report.problems("demo")
+    told = set(zip(table["clip_id"], table["step"], table["code"], strict=True))
+    assert told == {
+        ("b", "corpus", "silent_sound"),
+        (EVIL, "corpus", "truncated"),
+        (EVIL, "corpus", "no_sound_stream"),
+        ("a", "faces", "no_face"),
+        ("a", "face", "missing"),
+    }
+    assert table["meaning"].str.len().min() > 3
+
+
+def test_failed_and_stale_runs_are_named(home, monkeypatch):
+    record("20_detect_faces", status="failed", error="clips.parquet: row 3\nmore")
+    record("21_extract_face", inputs={str(home / "gone.parquet"): "00"})
+    page = report.build_index("demo").read_text()
+    assert "20_detect_faces failed: clips.parquet: row 3<" in page
+    assert "21_extract_face is stale" in page and "gone.parquet is gone" in page
+
+
+def test_a_changed_input_makes_a_run_stale(home):
+    data = home / "x.bin"
+    data.write_bytes(b"1")
+    record("21_extract_face", inputs={str(data): "not the hash"})
+    found = results.run_records("demo")[0]
+    assert results.stale_inputs(found, "demo") == []  # older than the run
+    os.utime(data, (4e9, 4e9))
+    assert results.stale_inputs(found, "demo") == [f"{data} has changed"]
+
+
+def test_corpus_without_labels_says_why_there_are_no_scores(home):
+    corpus(labelled=False)
+    page = report.build_index("demo").read_text()
+    assert "No clip of this corpus carries a label" in page and "No scores yet" not in page
+
+
+def test_key_figure_is_the_refined_run_not_the_best_on_test(home):
+    scores(score(f1=0.61, labels="refined"), score(f1=0.69, labels="given"))
+    page = report.build_index("demo").read_text()
+    assert '<div class="big">0.610</div>' in page
+
+
+# ---- study
+
+
+def test_study_pools_its_members(home):
+    for number, f1 in enumerate([0.6, 0.7, 0.8]):
+        name = f"s{number}"
+        corpus(name)
+        scores(score(f1=f1), score("logreg", f1 - 0.1 + 0.01 * number), profile=name)
+        report.build_index(name)
+    page = report.build_index("all", members=["s0", "s1", "s2", "s3"])
+    found = read_json(page.parent / "results.json")
+    ours = next(row for row in found["scores"] if row["model"] == "ecmf")
+    assert ours["weighted_f1"] == pytest.approx(0.7) and ours["n"] == 300
+    assert ours["ci95"] == pytest.approx(
+        [0.7 - 4.3027 * 0.1 / 3**0.5, 0.7 + 4.3027 * 0.1 / 3**0.5], abs=1e-3
+    )
+    (difference,) = found["differences"]
+    assert difference["difference"] == pytest.approx(0.09)
+    assert "s3 has not run" in page.read_text()
+
+
+# ---- verify
+
+
+@pytest.fixture
+def referenced(home, monkeypatch):
+    """A profile with results and a reference of its own."""
+    monkeypatch.setattr(results.paths, "resource", lambda name: home / name)
+    corpus()
+    scores(score(), score("logreg", 0.5))
+    report.build_index("demo")
+    report.write_reference("demo")
+
+
+def test_verify_accepts_what_it_was_written_from(referenced):
+    assert report.verify("demo") == []
+
+
+def test_verify_says_which_figure_moved(referenced):
+    scores(score(f1=0.6, accuracy=0.7, macro_f1=0.69), score("logreg", 0.49))
+    report.build_index("demo")
+    assert report.verify("demo") == [
+        "ecmf on face+text (refined labels, test, scored on truth): weighted f1 is 0.6, "
+        "reference 0.7 ± 0.03: moved by -0.1"
+    ]
+
+
+def test_verify_says_what_is_missing(referenced):
+    scores(score())
+    corpus()
+    report.build_index("demo")
+    (line,) = report.verify("demo")
+    assert line.startswith("logreg on face+text") and "missing" in line
+
+
+def test_verify_counts_clips(referenced):
+    clips = pd.DataFrame({"clip_id": ["a"], "label": ["sad"], "split": ["train"], "status": ["ok"]})
+    write_parquet(clips.assign(problem=None), data_dir("demo") / "clips.parquet")
+    report.build_index("demo")
+    assert "clips total is 1, reference 4 ± 0: moved by -3" in report.verify("demo")
+
+
+def test_verify_without_reference_or_run_is_one_line(home):
+    with pytest.raises(EcmfError, match="no reference for nothing"):
+        report.verify("nothing")
+    with pytest.raises(EcmfError, match="run ecmf reproduce demo first"):
+        report.write_reference("demo")
+
+
+# ---- media policy
+
+
+def test_policy_none_leaves_no_picture_sound_or_text():
+    image = np.full((40, 60, 3), 7, np.uint8)
+    assert report.frame_for_report(image, "none") is None
+    assert report.sound_for_report(np.zeros(3), "none") is None
+    assert report.sound_for_report(np.zeros(3), "blurred") is None
+    assert {report.text_for_report("secret", p) for p in ("none", "blurred")} == {"(withheld)"}
+
+
+def test_blurred_picture_keeps_its_size_and_loses_its_detail():
+    image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    blurred = report.frame_for_report(image, "blurred")
+    assert blurred.shape == image.shape and blurred.dtype == np.uint8
+    assert np.abs(np.diff(blurred.astype(int), axis=1)).max() < 20
+
+
+def test_full_policy_shows_all():
+    image = np.zeros((4, 4, 3), np.uint8)
+    assert report.frame_for_report(image, "full") is image
+    assert report.text_for_report("a <b> & c", "full", escape=True) == "a &lt;b&gt; &amp; c"
+    assert report.text_for_report("it's <b>", "full") == "it's <b>"  # a table escapes it
+    assert (
+        report.text_for_report(None, "full") == report.text_for_report(float("nan"), "full") == ""
+    )
+
+
+def test_a_clip_plays_from_within_the_page_or_is_withheld(home):
+    (home / "a.mp4").write_bytes(b"clip")
+    playing = report.video_for_report(home / "a.mp4", "full")
+    page = publish(home, code("1", shown({"text/html": playing})))
+    assert '<video controls="" preload="metadata" src="data:video/mp4;base64,' in page
+    assert outside(page) == []
+    assert "video" not in report.video_for_report(home / "a.mp4", "blurred")
+
+
+def test_unknown_policy_is_refused():
+    with pytest.raises(EcmfError, match="none, blurred, full"):
+        report.text_for_report("x", "some")
+
+
+# ---- browser
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_pages_open_without_network_or_console_error(home, tmp_path):
+    corpus()
+    record("10_explore_corpus")
+    publish(home, new_markdown_cell(EVIL), code("1", shown({"text/html": EVIL})))
+    scores(score(), score("logreg", 0.5))
+    index = report.build_index("demo")
+    for page in (index, index.with_name("10_explore_corpus.html")):
+        seen = visit(page, tmp_path / "page.png", open_details=True)
+        assert seen.console == [] and seen.requests == []
+        assert seen.overflow == 0
