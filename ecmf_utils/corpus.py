@@ -138,6 +138,11 @@ def _folder_row(path: Path, source: Path, stem: str, twice: bool) -> dict[str, A
             "speaker": group, "problem": problem}
 
 
+def sidecar_text(video: Path) -> str | None:
+    """The transcript in `<name>.txt` beside a clip, None where there is none or it is not UTF-8."""
+    return _sidecar(video.with_suffix(".txt"))[0]
+
+
 def _sidecar(path: Path) -> tuple[str | None, str | None]:
     if not path.exists():
         return None, None

@@ -183,18 +183,40 @@ def enrich(
     base_url: str = "",
     allow_remote: bool = False,
 ) -> pd.DataFrame:
+    """Ask a model about a corpus and write `data/<p>/enriched/answers.parquet`.
+
+    Parameters and result are those of `ask`.
+    """
+    answers = ask(profile, texts, labels, model, base_url, allow_remote)
+    path = data_dir(profile) / "enriched" / "answers.parquet"
+    write_parquet(answers, path, {"labels": labels, "model": model, "base_url": base_url})
+    return answers
+
+
+def ask(
+    profile: str,
+    texts: Iterable[str],
+    labels: list[str],
+    model: str = "replay",
+    base_url: str = "",
+    allow_remote: bool = False,
+) -> pd.DataFrame:
     """Ask a model about each distinct transcript; answers already cached are replayed.
 
     Parameters
     ----------
     texts : iterable of str
         Transcripts; empty ones are passed over.
+    labels : list of str
+        What the answer's distribution is over.
+    model, base_url, allow_remote
+        Those of `make_client`.
 
     Returns
     -------
     DataFrame
         One row per distinct transcript: `text`, `status` (ok / refused), `problem`, `p_<label>`, `cues`,
-        `reading`, `raw`, `model`, `prompt_version`, `key`; also written to `data/<p>/enriched/answers.parquet`.
+        `reading`, `raw`, `model`, `prompt_version`, `key`.
     """
     folder = data_dir(profile) / "enriched"
     distinct = sorted({text for text in texts if isinstance(text, str) and text.strip()})
@@ -209,9 +231,7 @@ def enrich(
         rows.append(_row(text, key, cache[key], labels, model))
     columns = ["text", "key", "status", "problem", *(f"p_{label}" for label in labels), "cues", "reading", "raw",
                "model", "prompt_version"]
-    answers = pd.DataFrame(rows, columns=columns)
-    write_parquet(answers, folder / "answers.parquet", {"labels": labels, "model": model})
-    return answers
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _ask(client: Client, text: str, labels: list[str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,30 +11,26 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from . import media, paths, workers
+from .facecrops import align, landmark_file
 from .facetracks import MIN_FRAMES, PEAK_SCORE, join
 from .progress import track
 
 VERSION = 1
-LANDMARK_PACKAGE = "face_recognition_models"
-LANDMARK_FILE = "shape_predictor_5_face_landmarks.dat"
 LOWEST_SCORE = -0.1  # a detection below it is not kept, even inside a track
 READ_SIDE = 960  # crops are cut from frames up to this longer side, so that small faces stay sharp
 SHARP = 120.0  # variance of the Laplacian of a crop that counts as fully sharp
 BOX = ["x", "y", "w", "h"]
-COLUMNS = ["clip_id", "frame", "time_s", *BOX, "landmarks", "track", "score", "pose", "sharpness",
-           "quality", "people", "n_sampled", "status", "problem", "detail"]  # fmt: skip
-
-
-def landmark_file() -> Path | None:
-    """The 5-point model of the `landmarks` extra, or None when it is not installed."""
-    try:
-        files = importlib.metadata.files(LANDMARK_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(file.locate()) for file in files if file.name == LANDMARK_FILE]
-    return found[0] if found and found[0].exists() else None
+SCHEMA = pa.schema(
+    [("clip_id", pa.string()), ("frame", pa.int32()), ("time_s", pa.float64())]
+    + [(side, pa.float64()) for side in BOX]
+    + [("landmarks", pa.list_(pa.float64())), ("track", pa.int32()), ("pose", pa.int32())]
+    + [(name, pa.float64()) for name in ("score", "sharpness", "quality")]
+    + [(name, pa.int32()) for name in ("people", "n_sampled")]
+    + [(name, pa.string()) for name in ("status", "problem", "detail")]
+)
 
 
 def recipe(
@@ -45,7 +40,7 @@ def recipe(
     margin: float = 0.3,
     size: int = 112,
     upsample: int = 0,
-    align: bool = True,
+    aligned: bool = True,
 ) -> dict[str, Any]:
     """Everything that decides what a crop looks like.
 
@@ -61,10 +56,10 @@ def recipe(
         Side of a crop in pixels.
     upsample : int
         Times the searched frame is doubled before detection, for faces under 80 pixels.
-    align : bool
+    aligned : bool
         Turn and scale crops by 5 points, where the `landmarks` extra is installed.
     """
-    points = "5-point" if align and landmark_file() else "box"
+    points = "5-point" if aligned and landmark_file() else "box"
     return {
         "detector": "dlib-hog", "alignment": points, "every_s": every_s, "max_frames": max_frames,
         "max_side": max_side, "margin": margin, "size": size, "upsample": upsample,
@@ -135,12 +130,10 @@ def detect_corpus(
     rows = clips.to_dict("records")
     done = workers.parallel_map(job, rows, n_workers, chunk=4)
     found = [row for result in track(done, len(rows), "clips") for row in result]
-    table = pd.DataFrame(found, columns=COLUMNS)
-    table = table.astype({name: "Int64" for name in ("frame", "track", "people", "n_sampled")})
-    table = table.astype({name: "float64" for name in ("time_s", *BOX, "score", "quality")})
     header = {"recipe": how, "recipe_hash": paths.digest(how)}
+    table = pa.Table.from_pylist(found, SCHEMA)
     paths.write_parquet(table, _folder(profile) / "faces.parquet", header)
-    return table
+    return read_faces(profile)
 
 
 def read_faces(profile: str) -> pd.DataFrame:
@@ -241,13 +234,6 @@ def _detector() -> Any:
     return dlib.get_frontal_face_detector()
 
 
-@lru_cache(maxsize=1)
-def _landmarker() -> Any:
-    import dlib
-
-    return dlib.shape_predictor(str(landmark_file()))
-
-
 def _boxes(frame: np.ndarray, how: dict[str, Any]) -> list[dict[str, Any]]:
     """Faces of one frame: box (x, y, w, h) in its own pixels, score, pose of the sub-detector."""
     scale = min(1.0, how["max_side"] / max(frame.shape[:2]))
@@ -264,7 +250,7 @@ def _boxes(frame: np.ndarray, how: dict[str, Any]) -> list[dict[str, Any]]:
 def _describe(
     frame: np.ndarray, found: dict[str, Any], how: dict[str, Any], to_original: float
 ) -> tuple[dict[str, Any], np.ndarray]:
-    points, crop = _align(frame, found["box"], how)
+    points, crop = align(frame, found["box"], how)
     sharpness = float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
     box = found["box"] * to_original
     parts = [
@@ -278,23 +264,3 @@ def _describe(
     row |= {"sharpness": round(sharpness, 1), "quality": round(float(np.mean(parts)), 3)}
     landmarks = None if points is None else (points * to_original).round(1).ravel().tolist()
     return row | {"landmarks": landmarks}, crop
-
-
-def _align(
-    frame: np.ndarray, box: np.ndarray, how: dict[str, Any]
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """Five points (5, 2) and the upright crop; without them the box and its margin."""
-    if how["alignment"] == "5-point":
-        import dlib
-
-        left, top, width, height = (int(round(side)) for side in box)
-        shape = _landmarker()(frame, dlib.rectangle(left, top, left + width, top + height))
-        points = np.array([(point.x, point.y) for point in shape.parts()], float)
-        return points, dlib.get_face_chip(frame, shape, size=how["size"], padding=how["margin"])
-    half = box[2:].max() * (0.5 + how["margin"])
-    scale = how["size"] / (2 * half)
-    centre = box[:2] + box[2:] / 2
-    shift = np.array([[scale, 0, 0], [0, scale, 0]])
-    shift[:, 2] = how["size"] / 2 - scale * centre
-    crop = cv2.warpAffine(frame, shift, (how["size"], how["size"]), borderMode=cv2.BORDER_REPLICATE)
-    return None, crop

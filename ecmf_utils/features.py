@@ -20,7 +20,7 @@ from .readers import Timed, read_audio, read_face, read_scene, read_text, text_r
 from .store import Store, read_shards, read_vectors, shard_of, slug_of, vector_table, vectors_of
 
 __all__ = [
-    "Features", "extract", "load", "read_audio", "read_face", "read_scene", "read_text",
+    "Features", "encode_row", "extract", "load", "read_audio", "read_face", "read_scene", "read_text",
     "read_vectors", "recipe", "recipe_hash", "selected", "status_table", "take", "text_rows",
     "vector_table",
 ]  # fmt: skip
@@ -162,6 +162,13 @@ def load(
         order = np.array([place[clip_id] for clip_id in ids], int)
         x[branch], present[branch], dims[branch] = vectors[order], known[order], chosen["dim"]
     return Features(ids or [], x, present, dims)
+
+
+def encode_row(
+    row: dict[str, Any], encoder: encoders.Encoder, read_input: Callable, how: dict[str, Any]
+) -> dict[str, Any]:
+    """What `extract` would store for one clip: `status`, `problem`, and `vector` (D,) or `vectors`."""
+    return next(_encode([_input(row, read_input)], encoder, how))
 
 
 def take(features: Features, idx: np.ndarray) -> Features:

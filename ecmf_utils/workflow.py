@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import psutil
 from filelock import FileLock, Timeout
 
 from . import notebook, params, pipeline, runner, workers
@@ -235,13 +236,10 @@ def _follow(process: subprocess.Popen[str], log: TextIO, follower: Follower) -> 
 @contextmanager
 def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
     def stop(number: int, _: Any) -> NoReturn:
-        group = process.pid
-        os.killpg(group, signal.SIGTERM)
-        until = time.monotonic() + STOP_S
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.1)
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGTERM)  # the runs record that they were interrupted
+        psutil.wait_procs(psutil.Process(process.pid).children(recursive=True), timeout=STOP_S)
+        os.killpg(process.pid, signal.SIGKILL)  # Snakemake itself would start further ones
+        process.wait()
         print("\nInterrupted; the same command goes on from here.", file=sys.stderr, flush=True)
         os._exit(128 + number)
 

@@ -8,7 +8,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {"torch": "pytorch", "dlib-bin": "dlib", "opencv-python-headless": "opencv",
-               "matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal"}
+               "matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal", "bleach": "bleach-with-css"}
 
 
 def name(requirement):
@@ -16,7 +16,7 @@ def name(requirement):
 
 
 def bounds(requirement):
-    return re.sub(r"^[A-Za-z0-9_.\-]+\s*", "", requirement.split(";")[0].strip())
+    return re.sub(r"^[A-Za-z0-9_.\-]+(\[\w+\])?\s*", "", requirement.split(";")[0].strip())
 
 
 def declared():

@@ -117,7 +117,7 @@ def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty
         "no_face", "not_media", "missing_file", "no_video_stream", "no_video_stream",
     ]  # fmt: skip
     assert table.loc[table["status"] != "ok", "x"].isna().all()
-    assert faces.read_faces("p").equals(table)
+    assert first.loc["c2", "detail"].endswith("(Invalid data found when processing input)")
 
 
 def test_stored_crops_are_those_of_the_main_face(home, portrait, empty_room):
@@ -175,7 +175,9 @@ def test_one_row_a_clip_tells_how_it_went(home, portrait, empty_room):
 def real_faces(realdata):
     """Manifest of the real clips, and their detections by file name."""
     known = pd.read_csv(realdata / "clips" / "manifest.csv").set_index("file")
-    return known, {name: faces.detect(realdata / "clips" / name) for name in known.index}
+    return known, {
+        name: faces.detect(realdata / "clips" / name, max_frames=18) for name in known.index
+    }
 
 
 def test_the_real_clips_have_the_faces_that_people_see(real_faces):

@@ -1,0 +1,282 @@
+"""The protocol: group folds, several seeds, out-of-fold predictions, and fits that survive a kill.
+
+Nothing here shows a held-out clip to a model before it is scored: standardisation, early stopping and
+every other choice is made by `fit`, on the rows handed to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import __version__, paths
+from .features import Features, take
+from .learner import TorchClassifier
+from .paths import EcmfError
+from .progress import track
+
+__all__ = [
+    "EXTRA", "ROLES", "Run", "TorchClassifier", "cross_validate", "predict_mean", "predict_without",
+    "read_predictions", "save_predictions", "training_rows",
+]  # fmt: skip
+
+EXTRA = -2  # fold of clips that may join a training set and are never scored (pseudo-labelled)
+ROLES = ("oof", "test", "unlabelled")
+FIT, RUN = "fit.json", "run.json"
+PerFold = Callable[[int], np.ndarray] | np.ndarray
+
+
+@dataclass
+class Run:
+    """What `cross_validate` returns.
+
+    Attributes
+    ----------
+    oof : float array, shape (N, C)
+        Out-of-fold probabilities, mean over seeds; NaN for clips that are never scored.
+    oof_weights : float array, shape (N, B), or None
+        Weight of every branch, for models that have them.
+    test, test_weights : arrays, shape (M, C) and (M, B), or None
+        Mean over folds and seeds.
+    per_seed : list of float arrays, shape (N, C)
+        Out-of-fold probabilities of each seed.
+    histories : list of list of dict
+        Per fit: epoch, loss, inner_loss, inner_f1, fold, seed. Empty for models without epochs.
+    estimators : list
+        The fitted models, seeds outside, folds inside.
+    seconds : float
+        Of fitting, those of reused fits included.
+    reused : int
+        Fits that were read from disk.
+    """
+
+    oof: np.ndarray
+    oof_weights: np.ndarray | None
+    test: np.ndarray | None
+    test_weights: np.ndarray | None
+    per_seed: list[np.ndarray] = field(default_factory=list)
+    histories: list[list[dict[str, Any]]] = field(default_factory=list)
+    estimators: list[Any] = field(default_factory=list)
+    seconds: float = 0.0
+    reused: int = 0
+
+
+def cross_validate(
+    make: Callable[[], Any],
+    features: Features,
+    targets: PerFold,
+    weights: PerFold,
+    folds: np.ndarray,
+    groups: np.ndarray,
+    test_features: Features | None = None,
+    seeds: Sequence[int] = (0,),
+    keep: Path | None = None,
+) -> Run:
+    """Out-of-fold and test predictions of a model.
+
+    Parameters
+    ----------
+    make : callable
+        Returns an untrained estimator (see `baselines.maker`).
+    targets, weights : callable or array
+        Fold to label distributions (N, C) and sample weights (N,) of the training set which that fold
+        is held out of; an array serves every fold.
+    folds : int array, shape (N,)
+        0, 1, … : scored when held out. -2: joins the training sets whose held-out fold has none of its
+        group, never scored. Other values: not used.
+    groups : array, shape (N,)
+        No group may lie in two folds.
+    test_features : Features, optional
+        Predicted by every fit; the mean probability counts.
+    keep : Path, optional
+        Every fit is saved here as it ends and reused while its recipe, code and data are the same.
+
+    Raises
+    ------
+    EcmfError
+        A group lies in two folds, or there are fewer than two folds.
+    """
+    folds, groups = np.asarray(folds), np.asarray(groups, dtype=object).astype(str)
+    held_out = _check_folds(folds, groups)
+    shapes = np.asarray(_at(targets, held_out[0])).shape
+    oofs, tests, run = [], [], Run(np.empty(0), None, None, None)
+    known = _digest_features(features) if keep else ""
+    jobs = [(int(seed), fold) for seed in seeds for fold in held_out]
+    for seed, fold in track(jobs, len(jobs), "fits"):
+        if fold == held_out[0]:
+            oofs.append(_Collected(shapes))
+        rows = training_rows(folds, groups, fold)
+        data = (_at(targets, fold)[rows], _at(weights, fold)[rows], groups[rows])
+        folder = Path(keep) / f"seed{seed}-fold{fold}" if keep else None
+        model = _fitted(make, features, rows, data, seed, fold, folder, known, run)
+        scored = np.flatnonzero(folds == fold)
+        oofs[-1].put(scored, *model.predict(take(features, scored)))
+        if test_features is not None and len(test_features):
+            tests.append(model.predict(test_features))
+    if keep:
+        paths.write_json(Path(keep) / RUN, {"fits": [f"seed{s}-fold{f}" for s, f in jobs]})
+    run.per_seed = [one.proba for one in oofs]
+    run.oof, run.oof_weights = _mean([(one.proba, one.weights) for one in oofs])
+    if tests:
+        run.test, run.test_weights = _mean(tests)
+    return run
+
+
+def training_rows(folds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+    """Rows that a model may learn from while `fold` is held out: no clip of a held-out group."""
+    other = (folds >= 0) & (folds != fold)
+    extra = (folds == EXTRA) & ~np.isin(groups, groups[folds == fold])
+    return np.flatnonzero(other | extra)
+
+
+def predict_mean(estimators: Sequence[Any], features: Features) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean probabilities (N, C) and mean branch weights (N, B) or None of several fitted models."""
+    return _mean([model.predict(features) for model in estimators])
+
+
+def predict_without(
+    estimators: Sequence[Any], features: Features, branches: Sequence[str]
+) -> np.ndarray:
+    """Mean probabilities (N, C) as if the named branches were missing for every clip."""
+    present = {b: known & (b not in branches) for b, known in features.present.items()}
+    return predict_mean(estimators, replace(features, present=present))[0]
+
+
+def save_predictions(
+    profile: str,
+    run: str,
+    labels: Sequence[str],
+    branches: Sequence[str],
+    clip_ids: Sequence[str],
+    roles: Sequence[str],
+    proba: np.ndarray,
+    weights: np.ndarray | None,
+    seeds: int,
+) -> Path:
+    """Write `data/<profile>/predictions/<run>.parquet`, one row per clip and role.
+
+    Parameters
+    ----------
+    roles : sequence of str (N,)
+        `oof`, `test` or `unlabelled` for every clip.
+    proba, weights : float arrays, shape (N, C) and (N, B), weights may be None
+    seeds : int
+        How many were averaged.
+    """
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise EcmfError(f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}")
+    table = pd.DataFrame({"clip_id": list(clip_ids), "role": list(roles)})
+    table[[f"p_{label}" for label in labels]] = np.asarray(proba, float)
+    table["predicted"] = np.array(list(labels), dtype=object)[np.asarray(proba).argmax(1)]
+    if weights is not None:
+        table[[f"w_{branch}" for branch in branches]] = np.asarray(weights, float)
+    info = {"run": run, "labels": list(labels), "branches": list(branches)}
+    return paths.write_parquet(table.assign(seeds=int(seeds)), _predictions(profile, run), info)
+
+
+def read_predictions(profile: str, run: str) -> pd.DataFrame:
+    """The table that `save_predictions` wrote."""
+    return paths.read_parquet(_predictions(profile, run), "50_train_fusion or 51_compare_runs")
+
+
+@dataclass
+class _Collected:
+    """Out-of-fold predictions of one seed, filled fold by fold."""
+
+    shape: tuple[int, int]
+    weights: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.proba = np.full(self.shape, np.nan)
+
+    def put(self, rows: np.ndarray, proba: np.ndarray, weights: np.ndarray | None) -> None:
+        self.proba[rows] = proba
+        if weights is not None:
+            if self.weights is None:
+                self.weights = np.full((self.shape[0], weights.shape[1]), np.nan)
+            self.weights[rows] = weights
+
+
+def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> Any:
+    model = make()
+    digest = paths.digest(model.recipe, _code(), known, _digest_arrays(rows, *data), seed, fold)
+    found = _saved(folder, digest)
+    if found is not None:
+        model.load(folder)
+        run.reused += 1
+    else:
+        start = time.perf_counter()
+        model.fit(take(features, rows), *data, seed=seed)
+        found = {"digest": digest, "seconds": time.perf_counter() - start}
+        if folder is not None:
+            (folder / FIT).unlink(missing_ok=True)  # it vouches for what lies beside it
+            model.save(folder)
+            paths.write_json(folder / FIT, found)
+    run.seconds += found["seconds"]
+    run.estimators.append(model)
+    run.histories.append([{**row, "fold": fold, "seed": seed} for row in model.history_])
+    return model
+
+
+def _saved(folder: Path | None, digest: str) -> dict[str, Any] | None:
+    if folder is None or not (folder / FIT).exists():
+        return None
+    try:
+        found = paths.read_json(folder / FIT)
+    except EcmfError:  # a broken record is no record: the fit is made again
+        return None
+    return found if found.get("digest") == digest else None
+
+
+def _check_folds(folds: np.ndarray, groups: np.ndarray) -> list[int]:
+    held_out = sorted({int(fold) for fold in folds if fold >= 0})
+    if len(held_out) < 2:
+        raise EcmfError(f"{len(held_out)} folds among the training clips; at least 2 are needed")
+    pairs = pd.DataFrame({"group": groups, "fold": folds})[folds >= 0].drop_duplicates()
+    twice = pairs["group"][pairs["group"].duplicated()]
+    if len(twice):
+        raise EcmfError(f"group {twice.iloc[0]!r} lies in more than one fold; make the folds again")
+    return held_out
+
+
+def _at(values: PerFold, fold: int) -> np.ndarray:
+    return np.asarray(values(fold) if callable(values) else values)
+
+
+def _mean(pairs: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray | None]:
+    weights = [w for _, w in pairs if w is not None]
+    return np.mean([p for p, _ in pairs], axis=0), np.mean(weights, axis=0) if weights else None
+
+
+def _predictions(profile: str, run: str) -> Path:
+    return paths.data_dir(profile) / "predictions" / f"{run}.parquet"
+
+
+def _code() -> str:
+    """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
+    here = Path(__file__).parent
+    names = ("baselines.py", "fusion.py", "learner.py", "linear.py")
+    return paths.digest(__version__, [paths.file_hash(here / name) for name in names])
+
+
+def _digest_features(features: Features) -> str:
+    parts = [v for b in features.x for v in (features.x[b], features.present[b])]
+    return paths.digest(list(features.x), _digest_arrays(*parts))
+
+
+def _digest_arrays(*arrays: np.ndarray) -> str:
+    whole = hashlib.sha256()
+    for array in arrays:
+        array = np.asarray(array)
+        array = array.astype("U") if array.dtype == object else array
+        whole.update(f"{array.dtype}{array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()[:16]
