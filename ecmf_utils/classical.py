@@ -21,6 +21,7 @@ INNER_FACE = (0.24, 0.92, 0.2, 0.8)  # top, bottom, left, right of a crop: brows
 WINDOW_S, HOP_S, N_FFT = 0.04, 0.01, 1024
 N_MELS, N_MFCC = 24, 13
 PITCH_HZ = (70.0, 450.0)
+OCTAVE_COST = 0.05  # of the correlation: a tone also repeats every two and three periods
 ACTIVE_DB = 30.0  # parts of the sound quieter than this below the loudest are left out
 
 
@@ -202,7 +203,8 @@ def _pitch(windows: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarra
     length = windows.shape[1]
     correlation = correlation / (correlation[:, :1] + 1e-9) / (1 - np.arange(length) / length)
     first, last = (int(sample_rate / hz) for hz in PITCH_HZ[::-1])
-    lag = first + correlation[:, first:last].argmax(1)
+    octaves_down = np.log2(np.arange(first, last) / first)
+    lag = first + (correlation[:, first:last] - OCTAVE_COST * octaves_down).argmax(1)
     voicing = np.clip(correlation[np.arange(len(lag)), lag], 0, 1)
     octaves = np.log2(sample_rate / lag / 100)
     voiced = np.flatnonzero(voicing > 0.5)

@@ -133,7 +133,7 @@ def _forget(folder: Path, clip_ids: set[str]) -> None:
 
 
 def _tables(folder: Path, recipes: list[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    texts = {"null": None, "empty": ""}
+    texts = {"missing": None, "empty": ""}
     rows = [
         dict(
             clip_id=r["clip_id"], video=str(clip_path(folder, r["clip_id"])),

@@ -16,10 +16,10 @@ REST = dict(
 )  # fmt: skip
 EXPRESSIONS = dict(
     neutral=dict(),
-    angry=dict(brow=-0.35, furrow=1.0, lid=0.92, squint=0.45, corner=-0.35, press=0.8),
+    angry=dict(brow=-0.45, furrow=1.1, lid=0.95, squint=0.5, corner=-0.3, press=0.9),
     happy=dict(brow=0.12, lid=0.88, squint=0.7, corner=0.95, open=0.2, wide=0.3, cheek=1.0),
     sad=dict(brow=-0.05, inner=0.85, lid=0.68, corner=-0.8, gaze_y=0.7),
-    worried=dict(brow=0.3, furrow=0.45, inner=0.8, lid=1.12, corner=-0.35, wide=0.15, open=0.08, press=0.3),
+    worried=dict(brow=0.3, furrow=0.3, inner=1.0, lid=1.15, corner=-0.4, wide=0.3, open=0.14),
     surprise=dict(brow=1.0, lid=1.42, open=0.58, wide=-0.3),
 )
 SUBPIXEL = 4  # fractional bits of polygon corners
@@ -188,9 +188,7 @@ def _mouth(image: np.ndarray, shade: np.ndarray, who: Identity, pose: dict[str, 
     for upper, lower, tone in (("outer_top", "inner_top", 0.82), ("inner_low", "outer_low", 1.03)):
         patch.paint(0.84 * patch.band(lips[upper], lips[lower], 0.9), colour * tone * light)
     y = float(lips["inner_low"][12, 1])
-    patch.view += (18 * np.exp(-((patch.x / (half * 0.33)) ** 2) - ((patch.y - y - 3.6) / 2.0) ** 2))[
-        ..., None
-    ] * light
+    patch.view += (18 * np.exp(-((patch.x / (half * 0.33)) ** 2) - ((patch.y - y - 3.6) / 2.0) ** 2))[..., None] * light
     if pose["open"] <= 0.12:
         patch.darken(patch.band(lips["inner_top"] - (0, 0.7), lips["inner_low"] + (0, 0.7), 0.6), 0.55)
     chin = lips["outer_low"][12, 1] + 5
@@ -198,9 +196,7 @@ def _mouth(image: np.ndarray, shade: np.ndarray, who: Identity, pose: dict[str, 
 
 
 def _smile_lines(patch: Patch, who: Identity, pose: dict[str, float], half: float, corner_y: float) -> None:
-    depth = (
-        max(0, pose["corner"]) * 0.8 + 0.3 * max(0, -pose["corner"]) + 0.25 * pose["cheek"] + 0.35 * who.age
-    )
+    depth = max(0, pose["corner"]) * 0.8 + 0.3 * max(0, -pose["corner"]) + 0.25 * pose["cheek"] + 0.35 * who.age
     q = np.linspace(0, 1, 12)
     for side in (-1, 1):
         x = side * (20 + (half - 9) * q**0.9 * 0.95)

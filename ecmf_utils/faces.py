@@ -197,6 +197,10 @@ def _detect_row(
         status = "missing" if error.code == "no_video_stream" else "failed"
         rows = [{"status": status, "problem": error.code, "detail": error.detail}]
         crops = _no_crops(how)
+    except Exception as error:  # a decoder may raise anything; the clip's row tells what it was
+        detail = f"{type(error).__name__}: {error}"
+        rows = [{"status": "failed", "problem": "unreadable", "detail": detail}]
+        crops = _no_crops(how)
     rows = [{"clip_id": row["clip_id"], **found} for found in rows]
     times = np.array([found["time_s"] for found in rows if found.get("track") == 0])
     content = {"crops": crops, "times": times, "rows": json.dumps(rows), "key": key}

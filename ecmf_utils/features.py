@@ -14,19 +14,17 @@ import pandas as pd
 import pyarrow as pa
 
 from . import encoders, paths, workers
-from .media import MediaError
+from .encoding import encode_batch, encode_row, read_row
 from .progress import track
-from .readers import Timed, read_audio, read_face, read_scene, read_text, text_rows
+from .readers import read_audio, read_face, read_scene, read_text, text_rows
 from .store import Store, read_shards, read_vectors, shard_of, slug_of, vector_table, vectors_of
 
 __all__ = [
-    "Features", "encode_row", "extract", "load", "read_audio", "read_face", "read_scene", "read_text",
-    "read_vectors", "recipe", "recipe_hash", "selected", "status_table", "take", "text_rows",
-    "vector_table",
+    "Features", "encode_row", "extract", "load", "read_audio", "read_face", "read_scene",
+    "read_text", "read_vectors", "recipe", "recipe_hash", "selected", "status_table", "take",
+    "text_rows", "vector_table",
 ]  # fmt: skip
 
-MISSING = {"no_video_stream", "no_sound_stream", "silent_sound", "no_face", "empty_text",
-           "no_answer"}  # fmt: skip
 MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_extract_audio",
            "text": "24_extract_text", "context": "30_enrich_text"}  # fmt: skip
 FEW_CLIPS = 32  # starting processes takes longer than this many clips
@@ -164,13 +162,6 @@ def load(
     return Features(ids or [], x, present, dims)
 
 
-def encode_row(
-    row: dict[str, Any], encoder: encoders.Encoder, read_input: Callable, how: dict[str, Any]
-) -> dict[str, Any]:
-    """What `extract` would store for one clip: `status`, `problem`, and `vector` (D,) or `vectors`."""
-    return next(_encode([_input(row, read_input)], encoder, how))
-
-
 def take(features: Features, idx: np.ndarray) -> Features:
     """The clips at integer positions or under a boolean mask (N,)."""
     idx = np.arange(len(features))[np.asarray(idx)]
@@ -205,72 +196,12 @@ def _results(
     if len(todo) < FEW_CLIPS or encoder.modality == "text":
         n_workers = 1
     if encoder.portable:
-        job = partial(_whole, read_input=read_input, encoder=encoder, how=how)
+        job = partial(encode_row, encoder=encoder, read_input=read_input, how=how)
         yield from workers.parallel_map(job, todo, n_workers, chunk=2)
         return
-    inputs = workers.parallel_map(partial(_input, read_input=read_input), todo, n_workers)
+    inputs = workers.parallel_map(partial(read_row, read_input=read_input), todo, n_workers)
     while batch := list(islice(inputs, part)):
-        yield from _encode(batch, encoder, how)
-
-
-def _whole(
-    row: dict[str, Any], read_input: Callable, encoder: encoders.Encoder, how: dict[str, Any]
-) -> dict[str, Any]:
-    return next(_encode([_input(row, read_input)], encoder, how))
-
-
-def _input(row: dict[str, Any], read_input: Callable) -> tuple[dict[str, Any], Any]:
-    """The start of a result and the encoder's input, None when there is nothing to encode."""
-    start = {"clip_id": str(row["clip_id"]), "content_hash": str(row.get("content_hash")),
-             "n_frames": 0}  # fmt: skip
-    try:
-        return start | {"status": "ok"}, read_input(row)
-    except MediaError as error:
-        status = "missing" if error.code in MISSING else "failed"
-        return start | {"status": status, "problem": error.code, "detail": error.detail}, None
-    except paths.EcmfError:  # nothing is wrong with the clip: an earlier step has not run
-        raise
-    except Exception as error:  # a decoder may raise anything; the clip's row tells what it was
-        detail = f"{type(error).__name__}: {error}"
-        return start | {"status": "failed", "problem": "unreadable", "detail": detail}, None
-
-
-def _encode(
-    batch: list[tuple[dict[str, Any], Any]], encoder: encoders.Encoder, how: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    encoded = iter(_encode_safely([given for _, given in batch if given is not None], encoder))
-    for start, given in batch:
-        yield start if given is None else start | _finish(next(encoded), given, encoder, how)
-
-
-def _encode_safely(inputs: list[Any], encoder: encoders.Encoder) -> list[Any]:
-    """Rows of each input; where a batch fails each alone, so that one clip spoils no other."""
-    try:
-        return list(encoder.encode(inputs)) if inputs else []
-    except Exception as error:  # an encoder may raise anything; the clip's row tells what it was
-        if len(inputs) == 1:
-            return [f"{type(error).__name__}: {error}"]
-        return [outcome for one in inputs for outcome in _encode_safely([one], encoder)]
-
-
-def _finish(
-    frames: Any, given: Any, encoder: encoders.Encoder, how: dict[str, Any]
-) -> dict[str, Any]:
-    if isinstance(frames, str):
-        return {"status": "failed", "problem": "encoder_failed", "detail": frames}
-    if not len(frames) or not np.isfinite(frames).all():
-        detail = "no rows" if not len(frames) else "NaN or infinite"
-        code = "not_finite" if len(frames) else "encoder_failed"
-        return {"status": "failed", "problem": code, "detail": f"{encoder.name}: {detail}"}
-    if how["level"] == "frame":
-        timed = isinstance(given, Timed) and len(given.times) == len(frames)
-        times = [float(t) for t in given.times] if timed else None
-        return {"vectors": list(np.asarray(frames, np.float32)), "times": times,
-                "n_frames": len(frames)}  # fmt: skip
-    vector = encoders.pool(frames, how["pooling"])
-    if encoder.normalise:
-        vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return {"vector": vector, "n_frames": len(frames)}
+        yield from encode_batch(batch, encoder, how)
 
 
 def _folder(profile: str, branch: str) -> Path:

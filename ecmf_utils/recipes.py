@@ -19,8 +19,8 @@ GENERATOR_VERSION = 1
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 N_BLOCKS, N_TEST_BLOCKS = 10, 2
 # Probability that a modality shows the truth; otherwise neutral or a class it is confused with.
-RELIABILITY = dict(face=0.72, audio=0.68, scene=0.70, text=0.90)
-AMBIGUOUS_TEXTS = 0.33  # share of sentences that fit several emotions
+RELIABILITY = dict(face=0.72, audio=0.68, scene=0.70, text=0.95)
+AMBIGUOUS_TEXTS = 0.30  # share of sentences that fit several emotions
 CONFUSABLE = dict(
     neutral=("sad", "worried", "happy"),
     angry=("neutral", "worried", "surprise"),
@@ -34,17 +34,13 @@ MISLEADING = dict(face=3.0, audio=2.0, text=1.5, scene=0.5)  # how strongly a mo
 HARD = dict(  # share of the corpus, and the kinds it is dealt to in turn
     hard_face=(0.08, ("turned", "hidden", "tiny", "absent")),
     hard_audio=(0.05, ("silent", "noisy")),
-    hard_text=(0.04, ("null", "empty")),
+    hard_text=(0.04, ("missing", "empty")),
 )
 
 
 def plan(n_train: int, n_test: int, n_unlabelled: int, seed: int, n_speakers: int) -> list[dict[str, Any]]:
     """The recipe of every clip: who speaks, what is true, what each modality shows, what is hard."""
-    if (
-        min(n_train, n_test, n_unlabelled) < 0
-        or n_train + n_test + n_unlabelled == 0
-        or n_speakers < N_BLOCKS
-    ):
+    if min(n_train, n_test, n_unlabelled) < 0 or n_train + n_test + n_unlabelled == 0 or n_speakers < N_BLOCKS:
         raise paths.EcmfError(
             f"a corpus of {n_train} + {n_test} + {n_unlabelled} clips by {n_speakers} speakers cannot be "
             f"made: give at least one clip and {N_BLOCKS} speakers"
@@ -63,9 +59,7 @@ def plan(n_train: int, n_test: int, n_unlabelled: int, seed: int, n_speakers: in
     _give_labels(recipes, rng)
     order = rng.permutation(len(recipes))
     for place, recipe in zip(order, recipes, strict=True):
-        recipe.update(
-            clip_id=f"c{place + 1:04d}", seed=seed, n_speakers=n_speakers, version=GENERATOR_VERSION
-        )
+        recipe.update(clip_id=f"c{place + 1:04d}", seed=seed, n_speakers=n_speakers, version=GENERATOR_VERSION)
     return sorted(recipes, key=lambda recipe: recipe["clip_id"])
 
 
@@ -78,9 +72,7 @@ def _deal(
     for k in range(count):
         block = blocks[k % len(blocks)]
         truth = min(EMOTIONS, key=lambda e: (emotions[e], emotions[e, block], rng.random()))
-        speaker = min(
-            range(block, n_speakers, N_BLOCKS), key=lambda s: (used[s], used[s, truth], rng.random())
-        )
+        speaker = min(range(block, n_speakers, N_BLOCKS), key=lambda s: (used[s], used[s, truth], rng.random()))
         emotions.update([truth, (truth, block)])
         used.update([speaker, (speaker, truth)])
         recipes.append(dict(split=split, block=block, speaker=speaker, truth=truth))
@@ -117,9 +109,7 @@ def sentences() -> dict[tuple[int, str], list[tuple[str, str]]]:
     table: dict[tuple[int, str], list[tuple[str, str]]] = {}
     with open(paths.resource("sentences.csv"), encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            table.setdefault((int(row["block"]), row["emotion"]), []).append(
-                (row["template"], row["sentence"])
-            )
+            table.setdefault((int(row["block"]), row["emotion"]), []).append((row["template"], row["sentence"]))
     return table
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from . import media
 from .index import build_index
 from .markup import data_uri
 from .pages import to_html
@@ -66,7 +67,7 @@ def video_for_report(path: Path | str, policy: str, width: int = 320) -> str:
     _check_policy(policy)
     if policy != "full":
         return f"<p>{WITHHELD}</p>"
-    encoded = data_uri(Path(path).read_bytes(), "video/mp4")
+    encoded = data_uri(media.resolve(path).read_bytes(), "video/mp4")
     return f'<video controls preload="metadata" width="{width}" src="{encoded}"></video>'
 
 

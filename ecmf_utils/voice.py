@@ -35,15 +35,16 @@ class Prosody:
     tremor: float = 0.0  # depth of a 6 Hz tremolo
     drive: float = 0.0  # soft clipping: a pressed, harsh voice
     breath: float = 0.0  # share of aspiration noise
+    tilt: float = 0.0  # > 0 brighter, as when smiling; < 0 duller
 
 
 PROSODY = dict(
     neutral=Prosody(),
-    angry=Prosody(8, 16, 1.18, 1.9, drive=3.0),
-    happy=Prosody(22, 30, 1.08, 1.25),
-    sad=Prosody(-18, -30, 0.78, 0.55, tremor=0.08, breath=0.10),
-    worried=Prosody(10, -18, 1.18, 0.75, tremor=0.45, breath=0.05),
-    surprise=Prosody(34, 44, 0.94, 1.4),
+    angry=Prosody(8, 16, 1.18, 1.8, drive=2.5, tilt=0.3),
+    happy=Prosody(20, 26, 1.14, 1.25, tilt=0.9),
+    sad=Prosody(-18, -30, 0.80, 0.6, tremor=0.08, breath=0.08, tilt=-0.4),
+    worried=Prosody(10, -18, 1.18, 0.8, tremor=0.40, breath=0.05),
+    surprise=Prosody(38, 44, 0.86, 1.4, breath=0.08),
 )
 
 
@@ -145,16 +146,12 @@ def speak(voice: Voice, text: str, emotion: str, intensity: float, rng: np.rando
     spread = voice.range + prosody.range * intensity + rng.normal(0, 5)
     sound = synthesise(text, voice.name, rate, pitch, spread)
     if len(sound) > longest * SAMPLE_RATE:
-        sound = synthesise(
-            text, voice.name, rate * len(sound) / (longest * SAMPLE_RATE) * 1.06, pitch, spread
-        )
+        sound = synthesise(text, voice.name, rate * len(sound) / (longest * SAMPLE_RATE) * 1.06, pitch, spread)
     sound = sound[: int(longest * SAMPLE_RATE)]
     return _colour(sound, prosody, intensity, voice.loudness * rng.lognormal(0, 0.15), rng)
 
 
-def _colour(
-    sound: np.ndarray, prosody: Prosody, intensity: float, gain: float, rng: np.random.Generator
-) -> np.ndarray:
+def _colour(sound: np.ndarray, prosody: Prosody, intensity: float, gain: float, rng: np.random.Generator) -> np.ndarray:
     """Tremor, breath, pressed voice and loudness."""
     seconds = np.arange(len(sound)) / SAMPLE_RATE
     wave = 1 + prosody.tremor * intensity * np.sin(2 * np.pi * rng.uniform(5.5, 7) * seconds)
@@ -162,8 +159,15 @@ def _colour(
     sound = sound * wave / (np.abs(sound).max() + 1e-6)
     if drive > 1:
         sound = np.tanh(sound * drive) / np.tanh(drive)
+    step = np.diff(sound, prepend=0.0)
+    tilt = prosody.tilt * intensity
+    sound = sound + 1.5 * tilt * step if tilt > 0 else sound + tilt * (sound - _smooth(sound))
     breath = rng.standard_normal(len(sound)) * loudness_of(sound, 400) * prosody.breath * intensity
     return ((sound + breath) * 0.26 * gain * (1 + (prosody.loudness - 1) * intensity)).astype(np.float32)
+
+
+def _smooth(sound: np.ndarray) -> np.ndarray:
+    return np.convolve(sound, np.hanning(9) / np.hanning(9).sum(), "same")
 
 
 def loudness_of(sound: np.ndarray, window: int = 1000) -> np.ndarray:

@@ -136,13 +136,19 @@ def _in_order(
     pool: ProcessPoolExecutor, fn: Callable, items: Iterator, ahead: int, chunk: int
 ) -> Iterator[list]:
     waiting: deque[Future] = deque()
-    with _environment(ONE_THREAD):  # libraries read it when the new process imports them
-        while len(waiting) < ahead and (batch := list(islice(items, chunk))):
-            waiting.append(pool.submit(_run_chunk, fn, batch))
+
+    def submit() -> bool:
+        batch = list(islice(items, chunk))
+        if batch:
+            with _environment(ONE_THREAD):  # libraries read it when a new process imports them
+                waiting.append(pool.submit(_run_chunk, fn, batch))
+        return bool(batch)
+
+    while len(waiting) < ahead and submit():
+        pass
     while waiting:
         yield waiting.popleft().result()
-        if batch := list(islice(items, chunk)):
-            waiting.append(pool.submit(_run_chunk, fn, batch))
+        submit()
 
 
 def _run_chunk(fn: Callable, batch: list) -> list:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -236,10 +236,10 @@ def _follow(process: subprocess.Popen[str], log: TextIO, follower: Follower) -> 
 @contextmanager
 def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
     def stop(number: int, _: Any) -> NoReturn:
-        os.killpg(process.pid, signal.SIGTERM)  # the runs record that they were interrupted
-        psutil.wait_procs(psutil.Process(process.pid).children(recursive=True), timeout=STOP_S)
-        os.killpg(process.pid, signal.SIGKILL)  # Snakemake itself would start further ones
-        process.wait()
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it may just have ended
+            os.killpg(process.pid, signal.SIGTERM)  # the runs record that they were interrupted
+            psutil.wait_procs(psutil.Process(process.pid).children(recursive=True), STOP_S)
+            os.killpg(process.pid, signal.SIGKILL)  # Snakemake itself would start further ones
         print("\nInterrupted; the same command goes on from here.", file=sys.stderr, flush=True)
         os._exit(128 + number)
 

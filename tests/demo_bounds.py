@@ -49,12 +49,8 @@ def media_vectors(video: str) -> dict[str, np.ndarray | None]:
 
 
 def sound_of(video: str) -> np.ndarray | None:
-    try:
-        return media.read_audio(video)
-    except media.MediaError as error:
-        if error.code != "silent_sound":
-            raise
-        return None
+    sound = media.read_audio(video)
+    return sound if np.abs(sound).max() > media.SILENCE else None
 
 
 def vector(branch: str, value: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ def plan():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    clips, truth = demo.generate(folder, n_train=4, n_test=2, n_unlabelled=1, seed=5, n_workers=1)
+    clips, truth = demo.generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
     return folder, clips, truth
 
 
@@ -127,7 +127,7 @@ def test_complete_clips_are_kept_and_missing_ones_made_again(corpus):
     first, second = (demo.clip_path(folder, name) for name in clips["clip_id"][:2])
     before, kept_since = file_hash(first), second.stat().st_mtime_ns
     first.unlink()
-    demo.generate(folder, n_train=4, n_test=2, n_unlabelled=1, seed=5, n_workers=1)
+    demo.generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
     assert file_hash(first) == before and second.stat().st_mtime_ns == kept_since
 
 
@@ -136,7 +136,7 @@ def test_a_record_cut_by_a_kill_costs_one_clip(corpus):
     record = folder / demo.RECORD
     last = record.read_text().splitlines()[-1]
     record.write_text(record.read_text()[: -len(last) // 2])
-    demo.generate(folder, n_train=4, n_test=2, n_unlabelled=1, seed=5, n_workers=1)
+    demo.generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
     assert set(demo._read_record(folder)) == set(clips["clip_id"])
 
 
@@ -145,7 +145,7 @@ def test_files_are_the_same_in_every_process_and_order(corpus, tmp_path):
     names = clips["clip_id"][:3].tolist()
     code = (
         "import sys; from pathlib import Path; from ecmf_utils import demo, recipes\n"
-        "made = {r['clip_id']: r for r in recipes.plan(4, 2, 1, seed=5, n_speakers=40)}\n"
+        "made = {r['clip_id']: r for r in recipes.plan(3, 1, 1, seed=5, n_speakers=40)}\n"
         "for name in sys.argv[2:]: demo.make_clip(Path(sys.argv[1]), made[name])\n"
     )
     for hash_seed, order in (("1", names), ("2", names[::-1])):
@@ -165,12 +165,11 @@ def test_speech_without_the_extra_says_what_to_install(monkeypatch):
         voice.synthesise("hello", "en+m1", 170, 50, 50)
 
 
-def test_silent_clip_is_listed_as_such(tmp_path):
+def test_silent_clip_has_a_sound_stream_without_sound(tmp_path):
     recipe = next(r for r in recipes.plan(60, 0, 0, seed=1, n_speakers=40) if r["hard_audio"] == "silent")
     demo.make_clip(tmp_path, recipe)
-    with pytest.raises(media.MediaError) as caught:
-        media.read_audio(demo.clip_path(tmp_path, recipe["clip_id"]))
-    assert caught.value.code == "silent_sound"
+    sound = media.read_audio(demo.clip_path(tmp_path, recipe["clip_id"]))
+    assert len(sound) > 30000 and np.abs(sound).max() < media.SILENCE
 
 
 def test_noise_has_the_stated_level():
@@ -183,7 +182,7 @@ def picture(hard, seed=0, emotion="happy"):
     rng = np.random.default_rng(seed)
     who = people.make_identity(rng, seed)
     shows = dict(shown_face=emotion, face_intensity=1.0, shown_scene=emotion, scene_intensity=1.0)
-    return scene.film(who, {**shows, "hard_face": hard}, np.full(6, 0.3), rng)[4]
+    return scene.film(who, {**shows, "hard_face": hard}, np.full(4, 0.3), rng)[3]
 
 
 def faces_in(image):
@@ -192,16 +191,16 @@ def faces_in(image):
 
 
 def test_detector_finds_the_faces_that_are_shown():
-    assert sum(faces_in(picture(None, seed)) == 1 for seed in range(10)) >= 9
+    assert sum(faces_in(picture(None, seed)) == 1 for seed in range(6)) >= 5
 
 
 @pytest.mark.parametrize("hard", ["turned", "hidden", "tiny", "absent"])
 def test_detector_misses_hard_faces(hard):
-    assert sum(faces_in(picture(hard, seed)) == 0 for seed in range(5)) >= 4
+    assert sum(faces_in(picture(hard, seed)) == 0 for seed in range(3)) >= 2
 
 
 def test_scene_is_visible_in_whole_frame_statistics():
-    happy, sad = (np.mean([picture("absent", s, e).mean() for s in range(5)]) for e in ("happy", "sad"))
+    happy, sad = (np.mean([picture("absent", s, e).mean() for s in range(4)]) for e in ("happy", "sad"))
     assert happy > 1.3 * sad
 
 

@@ -120,6 +120,20 @@ def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty
     assert first.loc["c2", "detail"].endswith("(Invalid data found when processing input)")
 
 
+def test_an_unforeseen_error_costs_one_clip(home, portrait, monkeypatch):
+    real = faces.detect
+
+    def burst(path, **settings):
+        if path.endswith("odd.mp4"):
+            raise RuntimeError("out of its depth")
+        return real(path, **settings)
+
+    monkeypatch.setattr(faces, "detect", burst)
+    table = faces.detect_corpus(clips_of("odd.mp4", portrait), "p", 1)
+    assert table["status"].tolist()[0] == "failed" and (table["clip_id"] == "c1").sum() > 3
+    assert table["detail"][0] == "RuntimeError: out of its depth"
+
+
 def test_stored_crops_are_those_of_the_main_face(home, portrait, empty_room):
     table = faces.detect_corpus(clips_of(portrait, empty_room), "p", 1)
     crops, times = faces.read_crops("p", "c0")

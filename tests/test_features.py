@@ -1,0 +1,380 @@
+"""Extraction: what is written, what is used again, what a failure costs, and reading it back."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from ecmf_utils import encoders, faces, features, media, paths
+
+SEEN = []
+
+
+def clips_of(n=6, **columns):
+    rows = {"clip_id": [f"c{i:02d}" for i in range(n)], "text": [f"word{i}" for i in range(n)]}
+    frame = pd.DataFrame(rows | columns)
+    return frame.assign(content_hash=[paths.digest(row) for row in frame.to_dict("records")])
+
+
+def spell(texts):
+    """An encoder that remembers what it was given: one row a letter."""
+    SEEN.extend(texts)
+    return [np.array([[ord(c), len(text)] for c in text], np.float32) for text in texts]
+
+
+def fail_on_three(texts):
+    if any(text == "word3" for text in texts):
+        raise ValueError("three is too many")
+    return spell(texts)
+
+
+def nan_on_two(texts):
+    return [
+        rows * (np.nan if text == "word2" else 1)
+        for text, rows in zip(texts, spell(texts), strict=True)
+    ]
+
+
+def stop_on_four(texts):
+    if "word4" in texts:
+        raise KeyboardInterrupt
+    return spell(texts)
+
+
+def slowly(texts):
+    time.sleep(0.15)
+    return spell(texts)
+
+
+def brightness(clips):
+    return [frames.mean((1, 2)).astype(np.float32) for frames in clips]
+
+
+def encoder(run=spell, name="spell", **settings):
+    given = {"name": name, "layers": "last", "revision": "1", "version": 1, "dim": 2}
+    return encoders.Encoder(
+        name=name, branch="text", revision="1", dim=2, run=run, recipe=given, modality="text",
+        **settings,
+    )  # fmt: skip
+
+
+def read(row):
+    return features.read_text(row)
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen():
+    SEEN.clear()
+
+
+def file_of(branch="text", slug="spell-last-mean", level="utterance", name="000-of-001"):
+    return paths.data_dir("p") / "features" / branch / slug / level / f"{name}.parquet"
+
+
+def extract(clips, run=spell, branch="text", reader=read, **settings):
+    return features.extract("p", branch, clips, encoder(run), reader, **settings)
+
+
+def test_a_file_says_what_its_vectors_are(home):
+    summary = extract(clips_of()).iloc[0]
+    assert (summary["clips"], summary["ok"], summary["dim"]) == (6, 6, 2)
+    schema, header = pq.read_schema(file_of()), paths.parquet_metadata(file_of())
+    assert str(schema.field("vector").type) == "fixed_size_list<element: float>[2]"
+    assert header["recipe"]["pooling"] == "mean" and header["recipe"]["level"] == "utterance"
+    assert header["recipe_hash"] == features.selected("p", "text")["recipe_hash"]
+    assert header["schema_version"] == paths.SCHEMA_VERSION
+
+
+def test_vectors_come_back_as_they_were_pooled(home):
+    extract(clips_of(), pooling="mean+std")
+    loaded = features.load("p", ["text"])
+    rows = spell(["word3"])[0]
+    assert loaded.dims == {"text": 4} and loaded.present["text"].all()
+    assert np.allclose(loaded.x["text"][3], np.concatenate([rows.mean(0), rows.std(0)]))
+
+
+def test_a_normalising_encoder_gives_vectors_of_length_one(home):
+    features.extract("p", "text", clips_of(), encoder(normalise=True), read)
+    assert np.allclose(np.linalg.norm(features.load("p", ["text"]).x["text"], axis=1), 1)
+
+
+def test_nothing_known_is_null_in_the_file_and_absent_when_loaded(home):
+    extract(clips_of(3, text=["a", None, " "]))
+    table = pq.read_table(file_of()).to_pandas()
+    assert table["status"].tolist() == ["ok", "missing", "missing"]
+    assert table["problem"].tolist()[1:] == ["empty_text", "empty_text"]
+    assert table["vector"].isna().tolist() == [False, True, True]
+    loaded = features.load("p", ["text"])
+    assert loaded.present["text"].tolist() == [True, False, False]
+    assert not loaded.x["text"][1:].any()
+
+
+def test_one_clip_that_fails_spoils_no_other(home):
+    summary = extract(clips_of(), fail_on_three).iloc[0]
+    assert (summary["ok"], summary["failed"]) == (5, 1)
+    row = features.status_table("p", ["text"]).set_index("clip_id").loc["c03"]
+    assert (row["status"], row["problem"]) == ("failed", "encoder_failed")
+    assert row["detail"] == "ValueError: three is too many"
+
+
+def test_numbers_that_are_not_finite_are_a_failure(home):
+    extract(clips_of(), nan_on_two)
+    row = features.status_table("p", ["text"]).set_index("clip_id").loc["c02"]
+    assert (row["status"], row["problem"]) == ("failed", "not_finite")
+    assert np.isfinite(features.load("p", ["text"]).x["text"]).all()
+
+
+def test_a_second_extraction_computes_nothing(home):
+    first = extract(clips_of())
+    before = file_of().read_bytes()
+    again = extract(clips_of())
+    assert (first.attrs["computed"], again.attrs["computed"], len(SEEN)) == (6, 0, 6)
+    assert file_of().read_bytes() == before and again.equals(first)
+
+
+def test_only_changed_and_new_clips_are_computed(home):
+    clips = clips_of(5)
+    extract(clips)
+    clips.loc[1, ["text", "content_hash"]] = ["other", "changed"]
+    clips = pd.concat([clips, clips_of(7).tail(1)], ignore_index=True)
+    SEEN.clear()
+    extract(clips)
+    assert SEEN == ["other", "word6"]
+    assert features.load("p", ["text"]).clip_ids == clips["clip_id"].tolist()
+
+
+def test_another_recipe_computes_everything_and_is_selected(home):
+    extract(clips_of())
+    extract(clips_of(), extra={"window": 3})
+    assert len(SEEN) == 12
+    assert features.selected("p", "text")["recipe"]["extra"] == {"window": 3}
+
+
+def test_a_clip_that_failed_is_tried_again(home):
+    extract(clips_of(), fail_on_three)
+    SEEN.clear()
+    assert extract(clips_of()).iloc[0]["ok"] == 6 and SEEN == ["word3"]
+
+
+def test_a_clip_that_left_the_corpus_leaves_the_file(home):
+    extract(clips_of(6))
+    extract(clips_of(4))
+    assert features.load("p", ["text"]).clip_ids == ["c00", "c01", "c02", "c03"]
+
+
+def test_an_interrupted_extraction_keeps_its_finished_parts(home):
+    with pytest.raises(KeyboardInterrupt):
+        extract(clips_of(8), stop_on_four, part=2)
+    assert not file_of().exists()
+    SEEN.clear()
+    extract(clips_of(8), part=2)
+    assert SEEN == ["word4", "word5", "word6", "word7"]
+    assert features.load("p", ["text"]).present["text"].all()
+    assert not list(file_of().parent.glob(".parts-*"))
+
+
+def test_a_killed_extraction_goes_on_and_gives_the_same_file(home):
+    place = os.path.dirname(__file__)
+    code = (
+        f"import sys; sys.path.insert(0, r'{place}')\nfrom test_features import *\n"
+        "extract(clips_of(12), slowly, part=1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as run:
+        end = time.monotonic() + 20
+        while len(list(file_of().parent.glob(".parts-*/*.parquet"))) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+        os.kill(run.pid, signal.SIGKILL)
+    extract(clips_of(12), part=1)
+    assert 0 < len(SEEN) <= 9
+    resumed = file_of().read_bytes()
+    file_of().unlink()
+    extract(clips_of(12))
+    assert file_of().read_bytes() == resumed
+
+
+def test_shards_join_to_the_whole(home):
+    extract(clips_of(20))
+    whole = features.load("p", ["text"])
+    file_of().unlink()
+    SEEN.clear()
+    for shard in range(3):
+        extract(clips_of(20), shard=shard, n_shards=3)
+    joined = features.load("p", ["text"], clip_ids=whole.clip_ids)
+    assert sorted(SEEN) == sorted(clips_of(20)["text"])
+    assert np.array_equal(joined.x["text"], whole.x["text"])
+    extract(clips_of(20))
+    assert len(SEEN) == 20 and [p.stem for p in file_of().parent.glob("*.parquet")] == [
+        "000-of-001"
+    ]
+
+
+def test_a_missing_or_stale_shard_is_one_clear_line(home):
+    extract(clips_of(20), shard=0, n_shards=2)
+    with pytest.raises(paths.EcmfError, match="24_extract_text --set shard=1 first"):
+        features.load("p", ["text"])
+    with pytest.raises(paths.EcmfError, match="shard=2: expected 0 to n_shards - 1 = 1"):
+        extract(clips_of(), shard=2, n_shards=2)
+
+
+def test_frame_level_files_hold_rows_and_their_times(home, tmp_path):
+    frames = [np.full((32, 32, 3), 40 * i, np.uint8) for i in range(1, 6)]
+    video = media.write_clip(tmp_path / "v.mp4", frames, 5)
+    clips = clips_of(1, video=[str(video)], duration_s=[1.0])
+    light = replace(encoder(brightness), dim=3, modality="frames")
+    reader = partial(features.read_scene, n_frames=5)
+    features.extract("p", "scene", clips, light, reader, level="frame")
+    row = pq.read_table(file_of("scene", level="frame")).to_pylist()[0]
+    assert row["n_frames"] == 5 and np.allclose(row["times"], [0, 0.2, 0.4, 0.6, 0.8])
+    assert np.allclose(np.array(row["vectors"])[:, 0], [40, 80, 120, 160, 200], atol=4)
+    loaded = features.load("p", ["scene"])
+    assert np.allclose(loaded.x["scene"][0], np.mean(row["vectors"], axis=0))
+
+
+def test_workers_give_the_same_vectors(home, clip):
+    clips = clips_of(40, video=[str(clip)] * 40, duration_s=[1.2] * 40)
+    light = encoders.load("classical", "scene")
+    assert light.portable
+    for profile, n_workers in (("one", 1), ("two", 2)):
+        features.extract(profile, "scene", clips, light, features.read_scene, n_workers=n_workers)
+    one, two = (features.load(profile, ["scene"]) for profile in ("one", "two"))
+    assert np.array_equal(one.x["scene"], two.x["scene"]) and two.present["scene"].all()
+
+
+def test_a_heavy_encoder_stays_here_and_only_reading_goes_to_workers(home, clip):
+    clips = clips_of(40, video=[str(clip)] * 40, duration_s=[1.2] * 40)
+    heavy = replace(encoder(lambda given: brightness(given)), dim=3, modality="frames")
+    features.extract("p", "scene", clips, heavy, features.read_scene, n_workers=2)
+    assert features.load("p", ["scene"]).present["scene"].all()
+
+
+def test_every_reader_names_what_is_not_there(home, tmp_path):
+    tone = np.full(8000, 0.1, np.float32)
+    sound = media.write_clip(tmp_path / "s.mp4", [], 10, tone)
+    picture = media.write_clip(tmp_path / "p.mp4", [np.zeros((32, 32, 3), np.uint8)] * 4, 10)
+    hush = media.write_clip(tmp_path / "h.mp4", [], 10, np.zeros(8000, np.float32))
+    page = tmp_path / "page.mp4"
+    page.write_text("<html></html>")
+    videos = [sound, picture, hush, page, tmp_path / "gone.mp4", None]
+    clips = clips_of(6, video=[v and str(v) for v in videos], audio=None, duration_s=0.8)
+    faces.detect_corpus(clips, "p", 1)
+    read_crops = partial(features.read_face, profile="p")
+    looks = {
+        "scene": (features.read_scene, ["no_video_stream", None, "no_video_stream"]),
+        "face": (read_crops, ["no_video_stream", "no_face", "no_video_stream"]),
+        "audio": (features.read_audio, [None, "no_sound_stream", "silent_sound"]),
+    }  # fmt: skip
+    for branch, (reader, wanted) in looks.items():
+        features.extract("p", branch, clips, encoders.load("classical", branch), reader)
+        table = features.status_table("p", [branch])
+        absent = "no_sound_stream" if branch == "audio" else "no_video_stream"
+        found = [problem if isinstance(problem, str) else None for problem in table["problem"]]
+        assert found == [*wanted, "not_media", "missing_file", absent], branch
+        assert table["status"].tolist()[3:] == ["failed", "failed", "missing"]
+
+
+def test_a_transcript_in_a_wrong_encoding_is_told_from_an_empty_one(home):
+    extract(clips_of(2, text=[None, None], problem=["bad_encoding", None]))
+    assert features.status_table("p", ["text"])["problem"].tolist() == [
+        "bad_encoding",
+        "empty_text",
+    ]
+
+
+def test_the_text_of_a_row_can_be_its_identity(home):
+    clips = clips_of(3, text=["a", "b", None])
+    extract(features.text_rows(clips))
+    SEEN.clear()
+    extract(features.text_rows(clips.assign(content_hash="new video"), ["a", "c", None]))
+    assert SEEN == ["c"]
+
+
+def test_crops_that_were_never_made_stop_the_extraction(home, clip):
+    clips = clips_of(2, video=[str(clip)] * 2)
+    reader = partial(features.read_face, profile="p")
+    with pytest.raises(paths.EcmfError, match="run 20_detect_faces first"):
+        features.extract("p", "face", clips, encoders.load("classical", "face"), reader)
+
+
+def test_branches_are_loaded_for_the_clips_asked_for(home):
+    extract(clips_of(6))
+    extract(clips_of(6), branch="context")
+    loaded = features.load("p", ["context", "text"], clip_ids=["c04", "c01"])
+    assert list(loaded.x) == ["context", "text"] and loaded.clip_ids == ["c04", "c01"]
+    assert np.allclose(loaded.x["text"][1], spell(["word1"])[0].mean(0))
+    part = features.take(loaded, np.array([False, True]))
+    assert part.clip_ids == ["c01"] and len(part.present["text"]) == len(part) == 1
+
+
+def test_another_extraction_can_be_chosen_by_name(home):
+    extract(clips_of(), pooling="max")
+    extract(clips_of(), pooling="mean")
+    newest, chosen = (
+        features.load("p", ["text"], select=s) for s in (None, {"text": "spell-last-max"})
+    )
+    assert np.allclose(newest.x["text"][0], spell(["word0"])[0].mean(0))
+    assert np.allclose(chosen.x["text"][0], spell(["word0"])[0].max(0))
+
+
+def test_what_was_not_extracted_names_its_notebook(home):
+    with pytest.raises(paths.EcmfError, match="is missing: run 22_extract_scene first"):
+        features.load("p", ["scene"])
+    extract(clips_of(3))
+    with pytest.raises(paths.EcmfError, match="1 clips have no row, the first is 'c09'"):
+        features.load("p", ["text"], clip_ids=["c00", "c09"])
+
+
+@pytest.mark.parametrize("wrong", [{"pooling": "median"}, {"level": "word"}])
+def test_an_unknown_pooling_or_level_is_refused(home, wrong):
+    with pytest.raises(paths.EcmfError, match="expected one of mean, mean\\+std, max"):
+        extract(clips_of(), **wrong)
+
+
+def test_a_full_disk_is_one_clear_line_and_costs_no_part(home, monkeypatch):
+    extract(clips_of(4), part=2)
+    before = file_of().read_bytes()
+    written = []
+
+    def full(table, path):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        pq_write(table, path)
+
+    pq_write = paths.pq.write_table
+    monkeypatch.setattr(paths.pq, "write_table", full)
+    with pytest.raises(paths.EcmfError, match="No space left on device"):
+        extract(clips_of(8), part=2)
+    assert file_of().read_bytes() == before
+    SEEN.clear()
+    extract(clips_of(8), part=2)
+    assert SEEN == ["word6", "word7"]
+
+
+def test_vectors_are_exchanged_as_a_table_of_two_columns(tmp_path):
+    vectors = [np.array([1, 2], np.float32), None]
+    paths.write_parquet(features.vector_table(["a", "b"], vectors), tmp_path / "t.parquet")
+    assert features.read_vectors(tmp_path / "t.parquet").tolist() == [[1, 2], [0, 0]]
+
+
+def test_the_real_clips_are_all_accounted_for(home, realdata):
+    known = pd.read_csv(realdata / "clips" / "manifest.csv")
+    videos = [str(realdata / "clips" / name) for name in known["file"]]
+    clips = clips_of(16, video=videos, audio=None, duration_s=list(known["dur"]))
+    for branch, reader in (("scene", features.read_scene), ("audio", features.read_audio)):
+        features.extract("p", branch, clips, encoders.load("classical", branch), reader)
+    table = features.status_table("p", ["scene", "audio"])
+    problems = dict(zip(table["clip_id"] + table["branch"], table["problem"], strict=True))
+    odd = {key: problem for key, problem in problems.items() if isinstance(problem, str)}
+    number = {name: f"c{i:02d}audio" for i, name in enumerate(known["file"])}
+    assert odd == {
+        number["other/test.mp4"]: "no_sound_stream",
+        number["pyfeat/WolfgangLanger_Pexels.mp4"]: "silent_sound",
+    }

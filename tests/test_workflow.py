@@ -1,0 +1,188 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ecmf_utils import notebook, pipeline, workflow
+from ecmf_utils.paths import ROOT, EcmfError, read_json, write_json
+
+from .small_notebooks import edit, make_pipeline
+
+SMALL = ["00_start_here", "10_explore_corpus", "24_extract_text"]  # what profile `words` runs
+COMMAND = [sys.executable, "-m", "ecmf_utils.cli", "reproduce"]
+KILLS = 5
+
+
+@pytest.fixture
+def notebooks(home, monkeypatch):
+    folder = make_pipeline(home / "notebooks")
+    monkeypatch.setenv("ECMF_NOTEBOOKS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Profile `words`, reproduced once."""
+    home = tmp_path_factory.mktemp("home")
+    make_pipeline(home / "notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NOTEBOOKS", "DATA", "REPORTS"):
+            patch.setenv(f"ECMF_{name}", str(home / name.lower()))
+        assert workflow.reproduce("words", cores=2) == 0
+        yield home
+
+
+def planned(capsys, *sets, profile="words"):
+    """The notebooks that would run."""
+    capsys.readouterr()
+    workflow.reproduce(profile, sets, dry_run=True)
+    return sorted(line for line in capsys.readouterr().out.split() if line in pipeline.STEPS)
+
+
+def test_all_notebooks_leave_pages_and_the_index(finished):
+    pages = {path.stem for path in (finished / "reports" / "words").glob("*.html")}
+    assert pages == {*SMALL, "index"}
+    assert (finished / "reports" / "words" / "results.json").exists()
+
+
+def test_second_call_does_nothing(finished, capsys):
+    began = time.monotonic()
+    assert workflow.reproduce("words") == 0
+    told = capsys.readouterr().out
+    assert "nothing to do" in told
+    assert "Report: " in told
+    assert time.monotonic() - began < 20
+
+
+def test_touching_notebooks_or_their_text_reruns_nothing(finished, capsys):
+    for path in (finished / "notebooks").glob("*.ipynb"):
+        os.utime(path)
+    edit(finished / "notebooks", SMALL[2], "# 24_extract_text", "# Words")
+    edit(finished / "notebooks", SMALL[2], '"execution_count": null', '"execution_count": 3')
+    assert planned(capsys) == []
+
+
+def test_rewriting_an_input_with_the_same_content_reruns_nothing(finished, capsys):
+    for path in (finished / "data" / "words").glob("*.parquet"):
+        path.write_bytes(path.read_bytes())
+    assert planned(capsys) == []
+
+
+def test_a_parameter_reruns_only_its_notebook_and_what_needs_it(finished, capsys):
+    assert planned(capsys, "24.seed=5") == SMALL[2:]
+    assert planned(capsys, "00.seed=5") == SMALL
+
+
+def test_code_reruns_only_its_notebook(finished, capsys):
+    edit(finished / "notebooks", SMALL[1], "time.sleep(120)", "time.sleep(119)")
+    assert planned(capsys) == SMALL[1:2]
+    edit(finished / "notebooks", SMALL[1], "time.sleep(119)", "time.sleep(120)")
+    assert planned(capsys) == []
+
+
+def test_a_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles(finished, capsys):
+    path = notebook.made_path(SMALL[2], "words")
+    made = read_json(path)
+    write_json(path, made | {"parameters": made["parameters"] | {"seed": 9}})
+    assert planned(capsys) == SMALL[2:]
+    write_json(path, made)
+    assert planned(capsys) == []
+
+
+def test_failure_stops_only_what_needs_it_and_keeps_the_rest(finished, capsys):
+    old = (finished / "reports" / "words" / f"{SMALL[2]}.html").read_bytes()
+    assert workflow.reproduce("words", ["24.mode=raise", "10.seed=4"]) == 1
+    told = capsys.readouterr()
+    assert "24_extract_text … FAILED after" in told.out
+    assert "24_extract_text: ValueError: a = b" in told.out
+    assert "10_explore_corpus … " in told.out
+    assert "Failed: 24_extract_text" in told.err
+    assert (finished / "reports" / "words" / f"{SMALL[2]}.html").read_bytes() == old
+    assert (finished / "data/words/features/text/selected.json").exists()
+    assert planned(capsys) == SMALL[1:]
+
+
+def test_plan_of_a_fresh_profile_is_its_order(notebooks, capsys):
+    assert planned(capsys, profile="tiny") == pipeline.order("tiny")
+
+
+def test_second_reproduce_at_the_same_time_is_refused_with_the_pid(notebooks):
+    with workflow._only_one("words"):
+        with pytest.raises(EcmfError, match=f"already by process {os.getpid()}"):
+            workflow.reproduce("words", dry_run=True)
+
+
+def test_members_run_one_after_the_other(notebooks, monkeypatch, capsys):
+    from ecmf_utils import report
+
+    indexed = []
+    monkeypatch.setattr(workflow, "_snakemake", lambda profile, *_: profile == "words")
+    monkeypatch.setattr(report, "build_index", lambda *words: indexed.append(words[0]) or Path("x"))
+    assert workflow.reproduce("both") == 1
+    assert indexed == ["words", "more", "both"]
+
+
+def test_follower_counts_and_names_what_is_left(notebooks, capsys):
+    follower = workflow.Follower("words")
+    for line in [
+        "nb_00_start_here        1",
+        "nb_24_extract_text      1",
+        "total   2",
+        '::ecmf {"notebook": "00_start_here", "event": "start"}',
+        "ecmf: clips.csv is missing",
+        "Error in rule nb_00_start_here:",
+    ]:
+        follower.read(line)
+    assert follower.tell_end(1) == 1
+    told = capsys.readouterr()
+    assert "words: 2 of 3 notebooks to run" in told.out
+    assert "[1/2] 00_start_here … KILLED after 0 s\n    clips.csv is missing" in told.out
+    assert "not run because of it: 24_extract_text" in told.err
+
+
+def test_leftovers_of_killed_runs_are_swept_but_not_those_at_work(tmp_path):
+    old, new = tmp_path / ".a.1.tmp", tmp_path / ".b.2.tmp"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    workflow._sweep(tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_everything_and_the_next_call_goes_on(notebooks, home, number):
+    process = subprocess.Popen([*COMMAND, "words", "--set", "24.mode=sleep"], cwd=ROOT)
+    record = home / "reports" / "words" / "runs" / SMALL[2] / "run.json"
+    while not record.exists():
+        time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert read_json(record)["status"] == "interrupted"
+    assert workflow.reproduce("words") == 0
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_same_scores(home):
+    undisturbed, killed = home / "undisturbed", home / "killed"
+    assert subprocess.run([*COMMAND, "tiny"], cwd=ROOT, env=_env(undisturbed)).returncode == 0
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = subprocess.Popen([*COMMAND, "tiny"], cwd=ROOT, env=_env(killed))
+        time.sleep(moments.uniform(3, 25))
+        process.kill()
+        process.wait()
+    assert subprocess.run([*COMMAND, "tiny"], cwd=ROOT, env=_env(killed)).returncode == 0
+    scores = [
+        read_json(folder / "tiny" / "results.json")["scores"] for folder in (undisturbed, killed)
+    ]
+    assert scores[0] == scores[1] != []
+
+
+def _env(reports):
+    return {**os.environ, "ECMF_REPORTS": str(reports), "ECMF_DATA": str(reports / "data")}
