@@ -312,6 +312,10 @@ def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame
                         f"set n_folds to at most {max(groups, 2)} or give more groups")
     if classes < 2:
         raise EcmfError(f"{classes} class among the training labels; at least two are needed to learn")
+    largest = int(train["label"].value_counts().iloc[0])
+    if largest < n_folds:
+        raise EcmfError(f"{largest} training clips in the largest class, but n_folds={n_folds}; "
+                        "set n_folds lower or label more clips")
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     parts = splitter.split(train, train["label"].to_numpy(object), train["group"].to_numpy(object))
     fold = np.empty(len(train), int)

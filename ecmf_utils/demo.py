@@ -16,7 +16,7 @@ import pandas as pd
 
 from . import paths, people, progress, scene, voice
 from .clipwriter import write_clip
-from .recipes import GENERATOR_VERSION, RELIABILITY, plan
+from .recipes import GENERATOR_VERSION, N_BLOCKS, RELIABILITY, plan
 from .workers import parallel_map
 
 __all__ = ["GENERATOR_VERSION", "RELIABILITY", "generate", "make_clip", "plan"]
@@ -69,7 +69,8 @@ def generate(
 def speaker(seed: int, number: int) -> tuple[people.Identity, voice.Voice]:
     """Face and voice of a speaker."""
     rng = np.random.default_rng([GENERATOR_VERSION, seed, 1_000_000 + number])
-    who = people.make_identity(rng, number)
+    # speakers of a block are ten numbers apart; the second term mixes voices and faces within it
+    who = people.make_identity(rng, number + number // N_BLOCKS)
     return who, voice.make_voice(rng, who.presents)
 
 

@@ -1,16 +1,22 @@
 """The ECMF network: self-attention over branch tokens, with the original representations kept.
 
 After "ECMF: Enhanced Cross-Modal Fusion for Multimodal Emotion Recognition in MER-SEMI Challenge"
-(arXiv 2508.05991). The paper states the parts, not their sizes: every size here is our choice.
+(arXiv 2508.05991). The paper states the parts, not their sizes; every size here is our choice.
 """
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MASKED = -1e9  # finite, so that a clip without any branch gives uniform attention instead of NaN
+from .linear import out_of_fold, softmax_regression
+
+MASKED = -1e9  # finite, so that a clip without any branch gives zeros instead of NaN
+CROSS_FOLDS = 3  # group folds of the branch heads' honest logits
 
 
 class Attention(nn.Module):
@@ -37,7 +43,12 @@ class Attention(nn.Module):
 
 
 class Ecmf(nn.Module):
-    """Branch projections, masked self-attention, residuals, dynamic branch weights, auxiliary heads.
+    """Branch heads and projections, masked self-attention, dynamic branch weights, residuals.
+
+    Every branch becomes a token: its projection, its head's opinion and a learned branch embedding.
+    Self-attention lets tokens see one another; a softmax over them weighs the branches of each clip.
+    The logits are the weighted sum of what the branch heads say (the residual path, which keeps the
+    original representations) plus a correction from the attended tokens that starts at zero.
 
     Parameters
     ----------
@@ -49,25 +60,24 @@ class Ecmf(nn.Module):
         Of hidden units; of single inputs (many inputs, few clips); of whole branches while training,
         against one branch taking over (modality competition).
     attention, residual, auxiliary : bool
-        Switches of the ablation. `residual` adds the unattended tokens to the attended ones and the
-        branch heads' logits to the fused logits; `auxiliary` makes the branch heads.
+        Switches of the ablation: no self-attention; neither the heads' sum nor the tokens' skip
+        connections; no branch heads at all.
 
     Notes
     -----
     `forward(x, present)`: x maps branch to (N, D), present is (N, B) bool. Returns `logits` (N, C),
-    `weights` (N, B), which sum to 1 over the branches that are there, and, with `auxiliary`,
-    `branch_logits` (N, B, C).
+    `weights` (N, B), 1 in sum over the branches that are there, and `branch_logits` (N, B, C).
     """
 
     def __init__(
         self,
         dims: dict[str, int],
         n_classes: int,
-        width: int = 64,
+        width: int = 32,
         heads: int = 4,
         layers: int = 1,
         dropout: float = 0.3,
-        input_dropout: float = 0.3,
+        input_dropout: float = 0.6,
         branch_dropout: float = 0.1,
         attention: bool = True,
         residual: bool = True,
@@ -78,45 +88,92 @@ class Ecmf(nn.Module):
         self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
         self.project = nn.ModuleList(nn.Linear(dim, width) for dim in dims.values())
         self.embedding = nn.Parameter(0.02 * torch.randn(len(dims), width))
-        self.attend = nn.ModuleList(
-            Attention(width, heads, dropout) for _ in range(layers if attention else 0)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.score = nn.Linear(width, 1)
+        depth = layers if attention else 0
+        self.attend = nn.ModuleList(Attention(width, heads, dropout) for _ in range(depth))
+        self.norm, self.score = nn.LayerNorm(width), nn.Linear(width, 1)
         self.classify = nn.Linear(width, n_classes)
-        self.heads = None
+        self.branch_heads = None
         if auxiliary:
-            self.heads = nn.ModuleList(nn.Linear(width, n_classes) for _ in dims)
+            self.branch_heads = nn.ModuleList(nn.Linear(d, n_classes) for d in dims.values())
+            self.lift = nn.Linear(n_classes, width)
+            self.log_sharpness = nn.Parameter(torch.full((len(dims),), math.log(1.5)))
+            self.doubt = nn.Parameter(torch.full((len(dims),), math.log(0.25)))  # sigmoid: 0.2
+            # what starts well moves slowly, single numbers move fast
+            self.rates = {"project": 0.1, "log_sharpness": 10.0, "doubt": 10.0}
+        self.start_equal()
 
-    def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
+    def start_equal(self) -> None:
+        """All branches weigh the same and the correction is zero until training says otherwise."""
+        for layer in (self.score, *([self.classify] if self.branch_heads is not None else [])):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def prepare(
+        self,
+        x: dict[str, np.ndarray],
+        present: np.ndarray,
+        targets,
+        weights,
+        groups,
+        seed: int,
+        memory: dict[str, float],
+    ) -> np.ndarray | None:
+        """Solve the branch heads and return their out-of-fold logits (N, B, C) for the training rows.
+
+        The heads are ridge softmax regressions, which have one optimum: found directly, not by
+        descent. On their own training rows they would look far too sure for the fusion to learn whom
+        to trust, so it trains on out-of-fold logits (stacking, Wolpert 1992).
+        """
+        if self.branch_heads is None:
+            return None
+        honest = np.zeros((len(targets), len(self.branches), targets.shape[1]), np.float32)
+        for i, branch in enumerate(self.branches):
+            there = np.flatnonzero(present[:, i])
+            if not len(there):
+                continue
+            rows = (x[branch][there], targets[there], weights[there])
+            logits, strength = out_of_fold(
+                *rows, groups[there], CROSS_FOLDS, seed, memory.get(branch)
+            )
+            honest[there, i] = logits
+            self._set_head(i, softmax_regression(*rows, strength))
+            memory[branch] = strength  # a second training need not search again
+        return honest
+
+    def forward(
+        self, x: dict[str, Tensor], present: Tensor, branch_logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if branch_logits is None and self.branch_heads is not None:
+            pairs = zip(self.branches, self.branch_heads, strict=True)
+            branch_logits = torch.stack([head(x[branch]) for branch, head in pairs], dim=1)
         present = self._drop_branches(present)
-        original = self._tokens(x)
-        fused = self._fuse(original, present)
-        weights = masked_softmax(self.score(fused).squeeze(-1), present)
-        logits = self.classify(self.dropout(_weigh(fused, weights)))
-        if self.heads is None:
-            return {"logits": logits, "weights": weights}
-        dropped = self.dropout(original)
-        branch_logits = torch.stack(
-            [head(dropped[:, i]) for i, head in enumerate(self.heads)], dim=1
-        )
-        if self.residual:
-            logits = logits + _weigh(branch_logits, weights)
-        return {"logits": logits, "weights": weights, "branch_logits": branch_logits}
-
-    def _tokens(self, x: dict[str, Tensor]) -> Tensor:
-        rows = [
-            project(self.input_dropout(x[branch]))
-            for branch, project in zip(self.branches, self.project, strict=True)
-        ]
-        return F.gelu(torch.stack(rows, dim=1))
-
-    def _fuse(self, original: Tensor, present: Tensor) -> Tensor:
-        tokens = original + self.embedding
+        tokens = self._tokens(x, branch_logits)
         for attend in self.attend:
             attended = self.dropout(attend(tokens, present))
             tokens = tokens + attended if self.residual else attended
-        return self.norm(tokens)
+        tokens = self.norm(tokens)
+        weights = masked_softmax(self.score(self.dropout(tokens)).squeeze(-1), present)
+        logits = self.classify(self.dropout(_weigh(tokens, weights)))
+        if branch_logits is None:
+            return {"logits": logits, "weights": weights}
+        if self.residual:  # a sum, not a mean: branches that agree are surer than one of them
+            evidence = self._opinions(branch_logits)[1]
+            logits = logits + present.sum(1, keepdim=True) * _weigh(evidence, weights)
+        return {"logits": logits, "weights": weights, "branch_logits": branch_logits}
+
+    def _tokens(self, x: dict[str, Tensor], branch_logits: Tensor | None) -> Tensor:
+        pairs = zip(self.branches, self.project, strict=True)
+        rows = [project(self.input_dropout(x[branch])) for branch, project in pairs]
+        tokens = F.gelu(torch.stack(rows, dim=1)) + self.embedding
+        if branch_logits is None:
+            return tokens
+        return tokens + self.lift(self._opinions(branch_logits)[0])
+
+    def _opinions(self, branch_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities of every branch, and its log evidence, bounded by how often it misleads."""
+        proba = (branch_logits * self.log_sharpness.exp()[:, None]).softmax(-1)
+        doubt = self.doubt.sigmoid()[:, None]
+        return proba, ((1 - doubt) * proba + doubt / proba.shape[-1]).log()
 
     def _drop_branches(self, present: Tensor) -> Tensor:
         """Hide whole branches while training; a clip that would lose all keeps all."""
@@ -125,6 +182,12 @@ class Ecmf(nn.Module):
         kept = present & (torch.rand(present.shape, device=present.device) >= self.branch_dropout)
         return torch.where(kept.any(1, keepdim=True), kept, present)
 
+    @torch.no_grad()
+    def _set_head(self, i: int, model) -> None:
+        head = self.branch_heads[i].requires_grad_(False)
+        head.weight.copy_(torch.from_numpy(model.coef.T.copy()))
+        head.bias.copy_(torch.from_numpy(model.intercept.copy()))
+
 
 def masked_softmax(values: Tensor, present: Tensor) -> Tensor:
     """Softmax over the branches that are there, shape (N, B); all zero where none is."""
@@ -132,5 +195,5 @@ def masked_softmax(values: Tensor, present: Tensor) -> Tensor:
 
 
 def _weigh(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of values (N, B, K) by weights (N, B): (N, K)."""
+    """Sum of values (N, B, K) by weights (N, B): (N, K)."""
     return (values * weights.unsqueeze(-1)).sum(1)

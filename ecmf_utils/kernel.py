@@ -15,11 +15,12 @@ from .paths import ROOT, EcmfError, show, write_text
 
 START_TIMEOUT_S = 300  # a busy machine may take long to start a kernel,
 OUTPUT_TIMEOUT_S = 120  # or to hand over a cell's outputs
-# The kernel watches the runner from before its first import, and keeps a way to the runner's log,
-# since ipykernel catches whatever is written to stderr for the notebook's own outputs.
+# The kernel watches the runner from before its first import. It keeps a way to the runner's stderr
+# for progress, while its own (libraries, crashes, what ipykernel says as it ends) goes to a file.
 BOOT = """
 import os
 os.environ["ECMF_LOG_FD"] = str(os.dup(2))
+os.dup2(os.open(os.environ["ECMF_KERNEL_LOG"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
 from ecmf_utils import workers
 workers.die_with_parent(int(os.environ["ECMF_RUNNER"]))
 from ipykernel.kernelapp import launch_new_instance
@@ -59,7 +60,7 @@ def execute(notebook: Path, copy: Path, values: Mapping[str, Any], progress: boo
             parameters=dict(values),
             kernel_name="python3",
             language="python",
-            kernel_manager_class=kernel_manager(),
+            kernel_manager_class=kernel_manager(copy.with_name("kernel.log")),
             start_timeout=START_TIMEOUT_S,
             iopub_timeout=OUTPUT_TIMEOUT_S,
             progress_bar=progress,
@@ -80,7 +81,7 @@ def execute(notebook: Path, copy: Path, values: Mapping[str, Any], progress: boo
         raise EcmfError(f"{show(copy)}: cannot be written ({error.strerror or error})") from error
 
 
-def kernel_manager() -> type:
+def kernel_manager(log: Path) -> type:
     """A kernel manager for this very interpreter, whatever kernelspecs the machine has."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -92,7 +93,8 @@ def kernel_manager() -> type:
             argv=[sys.executable, "-c", BOOT, "-f", "{connection_file}",
                   "--HistoryManager.enabled=False", "--log-level=ERROR"],
             env={"ECMF_BATCH": "1", "ECMF_RUNNER": str(os.getpid()), "PYTHONHASHSEED": "0",
-                 "PYTHONPATH": path, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+                 "PYTHONPATH": path, "ECMF_KERNEL_LOG": str(log.absolute()),
+                 "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
             display_name="Python 3",
             language="python",
         )  # fmt: skip
@@ -109,8 +111,12 @@ def put_banner(copy: Path) -> str:
         content = json.loads(copy.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # killed before, or while, the copy was first saved
         content = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    counts = [cell.get("execution_count") for cell in content["cells"]]
-    cell = f"cell In [{max(filter(None, counts), default=1)}]"
+    codes = [c for c in content["cells"] if c["cell_type"] == "code" and c["source"]]
+    # a cell that dies at once has no execution count, but papermill noted when it began
+    began = [
+        n for n, c in enumerate(codes, 1) if c["metadata"].get("papermill", {}).get("start_time")
+    ]
+    cell = f"cell In [{max(began, default=1)}]"
     text = (
         f"> **This run did not finish: the kernel died in {cell}.** What stands below it was never "
         "run. Most often memory ran out: use a smaller batch or fewer workers, then run it again."

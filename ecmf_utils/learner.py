@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .checkpoints import read_model, write_model
 from .linear import Scaler, group_folds
 from .metrics import scores
+from .optimisation import (
+    choose_device, cross_entropy, parameter_groups, reproducible, schedule, set_rate,
+)  # fmt: skip
 from .paths import EcmfError
 
 PREDICT_BATCH = 8192  # clips; bounds the memory of a prediction, changes nothing else
@@ -28,7 +29,9 @@ class TorchClassifier:
     ----------
     network : callable
         Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C) and,
-        if it has them, `weights` (N, B) and `branch_logits` (N, B, C).
+        if it has them, `weights` (N, B). Optional on the module: `prepare(...)`, called once before
+        training, whose rows are then passed as a third argument while training; `rates`, name
+        prefix to factor of the learning rate.
     dims : dict
         Branch to number of dimensions, in order.
     lr, weight_decay, epochs, batch_size, warmup
@@ -37,8 +40,10 @@ class TorchClassifier:
         Epochs without a lower inner loss before training stops; the best epoch is kept.
     inner_fraction : float
         Share of the groups given to `fit` that only stops the training; 0 trains all epochs.
-    label_smoothing, auxiliary_weight : float
-        Uniform share mixed into the targets; weight of the branch heads' loss.
+    refit : bool
+        Train again on all rows, for the number of epochs that early stopping found.
+    label_smoothing : float
+        Uniform share mixed into the targets.
     class_balance, standardise : bool
         Weigh clips by the inverse frequency of their class; scale every dimension by the mean and
         standard deviation of the training rows.
@@ -58,24 +63,29 @@ class TorchClassifier:
         network: Callable[[], nn.Module],
         dims: dict[str, int],
         *,
-        lr: float = 2e-3,
-        weight_decay: float = 0.3,
+        lr: float = 1e-3,
+        weight_decay: float = 1.0,
         epochs: int = 60,
         batch_size: int = 64,
         warmup: float = 0.1,
-        patience: int = 12,
+        patience: int = 10,
         inner_fraction: float = 0.2,
-        label_smoothing: float = 0.1,
-        auxiliary_weight: float = 0.3,
+        refit: bool = True,
+        label_smoothing: float = 0.0,
         class_balance: bool = False,
         standardise: bool = True,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
         self.network, self.dims = network, dict(dims)
-        self.lr, self.weight_decay, self.epochs, self.batch_size = lr, weight_decay, epochs, batch_size
+        self.lr, self.weight_decay, self.epochs, self.batch_size = (
+            lr,
+            weight_decay,
+            epochs,
+            batch_size,
+        )
         self.warmup, self.patience, self.inner_fraction = warmup, patience, inner_fraction
-        self.label_smoothing, self.auxiliary_weight = label_smoothing, auxiliary_weight
+        self.refit, self.label_smoothing = refit, label_smoothing
         self.class_balance, self.standardise = class_balance, standardise
         self.device, self.threads = choose_device(device), threads
         self.history_: list[dict[str, float]] = []
@@ -99,12 +109,19 @@ class TorchClassifier:
         self.train_rows_, self.inner_rows_ = inner_split(
             targets, weights, groups, self.inner_fraction, seed
         )
+        if self.class_balance:
+            weights = balanced(weights, targets)
+        groups = np.asarray(groups, dtype=object).astype(str)
+        data, memory = (features, targets, weights, groups, seed), {}
         with reproducible(seed, self.threads):
-            self.module_ = self.network().to(self.device)
-            self.scaler_ = Scaler().fit(features, self.train_rows_, list(self.dims), self.standardise)
-            x, present = self._inputs(features)
-            weights = balanced(weights, targets) if self.class_balance else weights
-            self._train(x, present, self._tensor(targets), self._tensor(weights), seed)
+            self.history_ = self._train(
+                *data, memory, self.train_rows_, self.inner_rows_, self.epochs
+            )
+        if self.refit and len(self.inner_rows_):
+            best = min(self.history_, key=lambda row: row["inner_loss"])
+            every = np.union1d(self.train_rows_, self.inner_rows_)
+            with reproducible(seed, self.threads):
+                self._train(*data, memory, every, every[:0], best["epoch"] + 1)
         return self
 
     def predict(self, features) -> tuple[np.ndarray, np.ndarray | None]:
@@ -143,49 +160,62 @@ class TorchClassifier:
         self.inner_rows_ = np.array(info["inner_rows"], int)
         return self
 
-    def _train(self, x, present: Tensor, targets: Tensor, weights: Tensor, seed: int) -> None:
-        optimiser = torch.optim.AdamW(_decay_groups(self.module_, self.weight_decay), lr=self.lr)
-        train = self._tensor(self.train_rows_)
+    def _train(
+        self, features, targets, weights, groups, seed: int, memory, train, inner, epochs: int
+    ) -> list[dict[str, float]]:
+        """Train a new module on `train` and keep the epoch that is best on `inner` (else the last)."""
+        self.module_ = self.network().to(self.device)
+        self.scaler_ = Scaler().fit(features, train, list(self.dims), self.standardise)
+        x, present = self._inputs(features)
+        extra = self._prepare(x, present, targets, weights, groups, seed, memory, train)
+        targets, weights = self._tensor(targets), self._tensor(weights)
+        optimiser = torch.optim.AdamW(parameter_groups(self.module_, self.lr, self.weight_decay))
         n_batches = math.ceil(len(train) / self.batch_size)
         order = torch.Generator().manual_seed(seed)
-        best, best_epoch, kept, self.history_ = math.inf, 0, None, []
-        for epoch in range(self.epochs):
-            self.module_.train()
-            shuffled = train[torch.randperm(len(train), generator=order).to(train.device)]
+        best, kept, history = (math.inf, 0), None, []
+        for epoch in range(epochs):
             losses = []
-            for i, rows in enumerate(shuffled.tensor_split(n_batches)):
-                done = (epoch + i / n_batches) / self.epochs
-                _set_rate(optimiser, self.lr * schedule(done, self.warmup))
-                loss = self._loss(_rows(x, rows), present[rows], targets[rows], weights[rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                losses.append(loss.detach())
-            row = {"epoch": epoch, "loss": float(torch.stack(losses).mean())}
-            self.history_.append(row | self._inner_scores(x, present, targets, weights))
-            value = self.history_[-1].get("inner_loss", -epoch)
-            if value < best:
-                best, best_epoch = value, epoch
+            for i, picked in enumerate(
+                torch.randperm(len(train), generator=order).tensor_split(n_batches)
+            ):
+                set_rate(optimiser, schedule((epoch + i / n_batches) / self.epochs, self.warmup))
+                rows = self._tensor(train[picked.numpy()])
+                given = () if extra is None else (extra[picked.to(self.device)],)
+                losses.append(self._step(optimiser, x, present, targets, weights, rows, given))
+            history.append({"epoch": epoch, "loss": float(torch.stack(losses).mean())})
+            history[-1] |= self._inner_scores(x, present, targets, weights, self._tensor(inner))
+            value = history[-1].get("inner_loss", -epoch)
+            if value < best[0]:
+                best = (value, epoch)
                 kept = {k: v.clone() for k, v in self.module_.state_dict().items()}
-            if epoch - best_epoch >= self.patience:
+            if epoch - best[1] >= self.patience:
                 break
         self.module_.load_state_dict(kept)
+        return history
 
-    def _loss(self, x, present: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        out = self.module_(x, present)
+    def _prepare(self, x, present, targets, weights, groups, seed, memory, train) -> Tensor | None:
+        if not hasattr(self.module_, "prepare"):
+            return None
+        rows = {branch: values[self._tensor(train)].cpu().numpy() for branch, values in x.items()}
+        there = present.cpu().numpy()[train]
+        labels = (targets[train], weights[train], groups[train])
+        extra = self.module_.prepare(rows, there, *labels, seed, memory)
+        return None if extra is None else self._tensor(extra)
+
+    def _step(self, optimiser, x, present, targets, weights, rows: Tensor, given: tuple) -> Tensor:
+        self.module_.train()
+        out = self.module_(_rows(x, rows), present[rows], *given)
         smooth = self.label_smoothing
-        targets = (1 - smooth) * targets + smooth / targets.shape[1]
-        loss = cross_entropy(out["logits"], targets, weights)
-        if "branch_logits" in out and self.auxiliary_weight:
-            every = targets[:, None].expand_as(out["branch_logits"])
-            there = weights[:, None] * present
-            loss = loss + self.auxiliary_weight * cross_entropy(out["branch_logits"], every, there)
-        return loss
+        aim = (1 - smooth) * targets[rows] + smooth / targets.shape[1]
+        loss = cross_entropy(out["logits"], aim, weights[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
 
-    def _inner_scores(self, x, present: Tensor, targets: Tensor, weights: Tensor) -> dict[str, float]:
-        if not len(self.inner_rows_):
+    def _inner_scores(self, x, present, targets, weights, rows: Tensor) -> dict[str, float]:
+        if not len(rows):
             return {}
-        rows = self._tensor(self.inner_rows_)
         self.module_.eval()
         with torch.inference_mode():
             logits = self.module_(_rows(x, rows), present[rows])["logits"]
@@ -202,7 +232,9 @@ class TorchClassifier:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
 
-def inner_split(targets, weights, groups, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def inner_split(
+    targets, weights, groups, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows to learn from and rows of other groups that stop the training; rows of weight 0 in neither."""
     used = np.flatnonzero(weights > 0)
     if fraction <= 0:
@@ -225,7 +257,9 @@ def check_rows(features, targets, weights) -> tuple[np.ndarray, np.ndarray]:
         raise EcmfError("no clip to train on: every weight is 0 or no clip has a label")
     used = targets[weights > 0]
     if not np.isfinite(used).all() or not np.allclose(used.sum(1), 1, atol=1e-3):
-        raise EcmfError("targets must be distributions: finite, and 1 in sum for every clip of weight > 0")
+        raise EcmfError(
+            "targets must be distributions: finite, and 1 in sum for every clip of weight > 0"
+        )
     return np.nan_to_num(targets), np.where(weights > 0, weights, 0).astype(np.float32)
 
 
@@ -235,57 +269,6 @@ def balanced(weights: np.ndarray, targets: np.ndarray) -> np.ndarray:
     inverse = np.where(share > 0, 1 / np.maximum(share, 1e-9), 0)
     scaled = weights * (targets @ inverse)
     return (scaled * weights.sum() / scaled.sum()).astype(np.float32)
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean cross-entropy of logits (..., C) against distributions (..., C)."""
-    losses = -(targets * F.log_softmax(logits, -1)).sum(-1)
-    return (losses * weights).sum() / weights.sum().clamp_min(1e-9)
-
-
-def schedule(done: float, warmup: float) -> float:
-    """Share of the learning rate after `done` (0 to 1) of the steps: linear rise, cosine fall."""
-    if done < warmup:
-        return (done + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-
-def choose_device(name: str) -> str:
-    """cpu or cuda; `auto` takes cuda where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EcmfError("device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto")
-    return name
-
-
-@contextlib.contextmanager
-def reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Own random state, fixed threads and deterministic kernels; everything as before afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1])
-
-
-def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Only matrices decay: shrinking biases, norms and the branch embedding regularises nothing."""
-    named = list(module.named_parameters())
-    matrices = [p for name, p in named if p.ndim > 1 and "embedding" not in name]
-    others = [p for name, p in named if p.ndim <= 1 or "embedding" in name]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
 
 
 def _rows(x: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

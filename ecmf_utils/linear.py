@@ -17,6 +17,7 @@ from scipy.special import log_softmax, softmax
 from .paths import EcmfError
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # inverse penalties tried, smooth to sharp
+SEARCH_ROWS = 1500  # the best strength hardly moves beyond, the search would take minutes
 CLIP = 5.0  # standard deviations; one outlier must not outvote the other dimensions
 
 
@@ -63,7 +64,9 @@ class Scaler:
     @classmethod
     def restore(cls, arrays: dict[str, np.ndarray], branches: list[str]) -> Scaler:
         """The scaler whose `arrays()` were saved."""
-        return cls({b: arrays[f"mean/{b}"] for b in branches}, {b: arrays[f"scale/{b}"] for b in branches})
+        return cls(
+            {b: arrays[f"mean/{b}"] for b in branches}, {b: arrays[f"scale/{b}"] for b in branches}
+        )
 
 
 @dataclass
@@ -73,9 +76,13 @@ class Softmax:
     coef: np.ndarray
     intercept: np.ndarray
 
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Log-odds (N, C) of standardised rows (N, D)."""
+        return x @ self.coef + self.intercept
+
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Probabilities (N, C) of standardised rows (N, D)."""
-        return softmax(x @ self.coef + self.intercept, axis=1)
+        return softmax(self.logits(x), axis=1)
 
 
 def softmax_regression(
@@ -102,7 +109,11 @@ def regression_path(x, targets, weights, strengths=STRENGTHS) -> list[Softmax]:
     start, models = np.zeros((z.shape[1] + 1) * targets.shape[1]), []
     for strength in strengths:
         start = minimize(
-            _objective, start, (z, targets, weights, strength), "L-BFGS-B", jac=True,
+            _objective,
+            start,
+            (z, targets, weights, strength),
+            "L-BFGS-B",
+            jac=True,
             options={"maxiter": 500, "gtol": 1e-4 * max(weights.sum(), 1.0) ** 0.5},
         ).x
         table = start.reshape(z.shape[1] + 1, targets.shape[1])
@@ -110,16 +121,38 @@ def regression_path(x, targets, weights, strengths=STRENGTHS) -> list[Softmax]:
     return models
 
 
-def choose_strength(x, targets, weights, groups, n_folds: int = 3, seed: int = 0) -> float:
-    """The strength with the lowest cross-entropy on inner group folds of exactly these rows."""
+def out_of_fold(
+    x: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    n_folds: int = 3,
+    seed: int = 0,
+    strength: float | None = None,
+) -> tuple[np.ndarray, float]:
+    """Logits (N, C) of every row from models that saw nothing of its group, and the strength used.
+
+    Without a given strength the one with the lowest out-of-fold cross-entropy is taken; with more
+    than `SEARCH_ROWS` rows that search uses the first whole groups of a shuffle.
+    """
+    groups = np.asarray(groups, dtype=object).astype(str)
+    if strength is None and len(x) > SEARCH_ROWS:
+        some = _some_groups(groups, seed)
+        strength = out_of_fold(x[some], targets[some], weights[some], groups[some], n_folds, seed)[
+            1
+        ]
+    tried = STRENGTHS if strength is None else (strength,)
     folds = group_folds(targets.argmax(1), groups, n_folds, seed)
-    loss = np.zeros(len(STRENGTHS))
+    logits, loss = np.zeros((len(tried), *targets.shape)), np.zeros(len(tried))
     for fold in range(folds.max() + 1):
-        out, fit = folds == fold, folds != fold
-        for i, model in enumerate(regression_path(x[fit], targets[fit], weights[fit])):
-            logs = np.log(np.maximum(model.predict(x[out]), 1e-9))
+        out = folds == fold
+        fit = ~out if folds.max() > 0 else out  # a single group: nothing can be held out
+        for i, model in enumerate(regression_path(x[fit], targets[fit], weights[fit], tried)):
+            logits[i, out] = model.logits(x[out])
+            logs = log_softmax(logits[i, out], axis=1)
             loss[i] -= (weights[out, None] * targets[out] * logs).sum()
-    return STRENGTHS[int(loss.argmin())] if folds.max() > 0 else STRENGTHS[len(STRENGTHS) // 2]
+    best = int(loss.argmin()) if folds.max() > 0 else len(tried) // 2
+    return logits[best], tried[best]
 
 
 def group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
@@ -127,15 +160,26 @@ def group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> n
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = np.asarray(groups, dtype=object).astype(str)
-    n_folds, folds = min(n_folds, len(np.unique(groups))), np.zeros(len(y), int)
+    # the splitter refuses more folds than the largest class has clips
+    most = min(len(np.unique(groups)), int(np.unique(y, return_counts=True)[1].max(initial=0)))
+    n_folds, folds = min(n_folds, most), np.zeros(len(y), int)
     if n_folds < 2:
         return folds
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class rarer than the folds is no mistake here
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a class rarer than the folds is no mistake here
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
             folds[held_out] = fold
     return folds
+
+
+def _some_groups(groups: np.ndarray, seed: int) -> np.ndarray:
+    names, sizes = np.unique(groups, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    enough = np.searchsorted(np.cumsum(sizes[order]), SEARCH_ROWS) + 1
+    return np.flatnonzero(np.isin(groups, names[order[: max(enough, 2)]]))
 
 
 def _objective(flat, z, targets, weights, strength) -> tuple[float, np.ndarray]:
@@ -171,4 +215,6 @@ def _branch(features, branch: str) -> np.ndarray:
 def _require_finite(x: np.ndarray, branch: str) -> None:
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(1).sum())
-        raise EcmfError(f"branch {branch}: {bad} clips have NaN or infinite features; extract it again")
+        raise EcmfError(
+            f"branch {branch}: {bad} clips have NaN or infinite features; extract it again"
+        )

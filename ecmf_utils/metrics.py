@@ -9,7 +9,9 @@ import pandas as pd
 
 from .paths import EcmfError
 
-MIN_CLUSTERS = 8  # below this, resampling whole groups says more about the draw than about the model
+MIN_CLUSTERS = (
+    8  # below this, resampling whole groups says more about the draw than about the model
+)
 METRICS = ("weighted_f1", "accuracy", "macro_f1")
 
 
@@ -62,13 +64,15 @@ def per_class(y: np.ndarray, proba: np.ndarray, labels: list[str]) -> pd.DataFra
     """Precision, recall, F1 and number of clips of every class, one row each."""
     counts = confusion(y, proba)
     right, predicted, actual = counts.diagonal(), counts.sum(0), counts.sum(1)
-    return pd.DataFrame({
-        "label": list(labels),
-        "precision": _ratio(right, predicted),
-        "recall": _ratio(right, actual),
-        "f1": _ratio(2 * right, predicted + actual),
-        "n": actual,
-    })
+    return pd.DataFrame(
+        {
+            "label": list(labels),
+            "precision": _ratio(right, predicted),
+            "recall": _ratio(right, actual),
+            "f1": _ratio(2 * right, predicted + actual),
+            "n": actual,
+        }
+    )
 
 
 def expected_calibration_error(y: np.ndarray, proba: np.ndarray, bins: int = 15) -> float:
@@ -82,12 +86,14 @@ def calibration_curve(y: np.ndarray, proba: np.ndarray, bins: int = 10) -> pd.Da
     """Mean confidence, accuracy and number of clips in equal bins of confidence; empty bins left out."""
     y, proba = _checked(y, proba)
     confidence = proba.max(1)
-    rows = pd.DataFrame({
-        "bin": np.minimum((confidence * bins).astype(int), bins - 1),
-        "confidence": confidence,
-        "accuracy": (proba.argmax(1) == y).astype(float),
-        "n": 1,
-    })
+    rows = pd.DataFrame(
+        {
+            "bin": np.minimum((confidence * bins).astype(int), bins - 1),
+            "confidence": confidence,
+            "accuracy": (proba.argmax(1) == y).astype(float),
+            "n": 1,
+        }
+    )
     means = rows.groupby("bin")[["confidence", "accuracy"]].mean()
     return means.assign(n=rows.groupby("bin")["n"].sum()).reset_index(drop=True)
 
@@ -152,7 +158,9 @@ def _tables(y, proba, clusters) -> tuple[np.ndarray, str]:
     y, proba = _checked(y, proba)
     unit, codes = "clips", np.arange(len(y))
     if clusters is not None:
-        names, inverse = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+        names, inverse = np.unique(
+            np.asarray(clusters, dtype=object).astype(str), return_inverse=True
+        )
         if len(names) >= MIN_CLUSTERS:
             unit, codes = "groups", inverse
     tables = np.zeros((codes.max() + 1, proba.shape[1], proba.shape[1]))
@@ -193,9 +201,15 @@ def _percentiles(drawn: np.ndarray) -> list[float]:
 def _checked(y, proba) -> tuple[np.ndarray, np.ndarray]:
     y, proba = np.asarray(y), np.asarray(proba, dtype=float)
     if proba.ndim != 2 or len(y) != len(proba) or not len(y):
-        raise EcmfError(f"cannot score {y.shape} labels against probabilities of shape {proba.shape}")
+        raise EcmfError(
+            f"cannot score {y.shape} labels against probabilities of shape {proba.shape}"
+        )
     if not np.isfinite(proba).all():
-        raise EcmfError("cannot score: some probabilities are not finite; score only predicted clips")
+        raise EcmfError(
+            "cannot score: some probabilities are not finite; score only predicted clips"
+        )
     if y.min() < 0 or y.max() >= proba.shape[1]:
-        raise EcmfError(f"cannot score: labels must be 0 to {proba.shape[1] - 1}, found {y.min()} to {y.max()}")
+        raise EcmfError(
+            f"cannot score: labels must be 0 to {proba.shape[1] - 1}, found {y.min()} to {y.max()}"
+        )
     return y.astype(int), proba

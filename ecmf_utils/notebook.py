@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,9 +102,14 @@ def device(wanted: str = "auto") -> str:
 
 
 def _set_theme() -> None:
+    import pandas as pd
+
     from . import theme
 
     theme.set_theme()
+    pd.set_option("display.max_colwidth", 120)
+    # no widgets here; the advice to install them would only stain every page that loads a model
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def made_path(name: str, profile: str) -> Path:

@@ -257,4 +257,4 @@ def _absolute(text: str) -> str:
     key, _, value = text.partition("=")
     if key.rpartition(".")[2] not in PATHS or not Path(value).expanduser().exists() or not value:
         return text
-    return f"{key}={Path(value).expanduser().resolve()}"
+    return f"{key}={os.path.abspath(Path(value).expanduser())}"

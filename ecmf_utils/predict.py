@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, encoders, enrich, faces, features, media, training
+from . import baselines, corpus, encoders, enrich, faces, features, media, training
 from .paths import EcmfError, data_dir
 
 
@@ -108,22 +108,19 @@ def availability(inputs: features.Features, branches: Sequence[str]) -> pd.DataF
 
 def fuse(inputs: features.Features, profile: str, run_name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean probability (C,) and mean branch weights (B,) of all folds and seeds of a run."""
-    parts = [model.predict(inputs) for model in _models(profile, run_name)]
-    proba = np.mean([proba[0] for proba, _ in parts], axis=0)
-    weights = [weights[0] for _, weights in parts if weights is not None]
-    return proba, np.mean(weights, axis=0) if weights else None
+    models = baselines.load_run(data_dir(profile) / "runs" / run_name)
+    proba, weights = training.predict_mean(models, inputs)
+    return proba[0], None if weights is None else weights[0]
 
 
 def each_branch(
     inputs: features.Features, profile: str, run_name: str, branches: Sequence[str], labels: list[str]
 ) -> pd.DataFrame:
     """What the fusion says of each present branch when all others are hidden: index branch, columns labels."""
+    models = baselines.load_run(data_dir(profile) / "runs" / run_name)
     rows = {}
     for branch in [b for b in branches if inputs.present[b][0]]:
-        alone = {b: inputs.present[b] & (b == branch) for b in branches}
-        rows[branch] = fuse(features.Features(inputs.clip_ids, inputs.x, alone, inputs.dims), profile, run_name)[0]
+        others = [b for b in branches if b != branch]
+        rows[branch] = training.predict_without(models, inputs, others)[0]
     return pd.DataFrame.from_dict(rows, orient="index", columns=labels)
 
-
-def _models(profile: str, run_name: str) -> list[Any]:
-    return training.load_run(data_dir(profile) / "runs" / run_name)

@@ -19,8 +19,8 @@ GENERATOR_VERSION = 1
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 N_BLOCKS, N_TEST_BLOCKS = 10, 2
 # Probability that a modality shows the truth; otherwise neutral or a class it is confused with.
-RELIABILITY = dict(face=0.72, audio=0.68, scene=0.70, text=0.95)
-AMBIGUOUS_TEXTS = 0.30  # share of sentences that fit several emotions
+RELIABILITY = dict(face=0.76, audio=0.74, scene=0.74, text=0.92)
+AMBIGUOUS_TEXTS = 0.32  # share of sentences that fit several emotions
 CONFUSABLE = dict(
     neutral=("sad", "worried", "happy"),
     angry=("neutral", "worried", "surprise"),

@@ -136,7 +136,9 @@ def training_rows(folds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarra
     return np.flatnonzero(other | extra)
 
 
-def predict_mean(estimators: Sequence[Any], features: Features) -> tuple[np.ndarray, np.ndarray | None]:
+def predict_mean(
+    estimators: Sequence[Any], features: Features
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean probabilities (N, C) and mean branch weights (N, B) or None of several fitted models."""
     return _mean([model.predict(features) for model in estimators])
 
@@ -172,7 +174,9 @@ def save_predictions(
     """
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
-        raise EcmfError(f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}")
+        raise EcmfError(
+            f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}"
+        )
     table = pd.DataFrame({"clip_id": list(clip_ids), "role": list(roles)})
     table[[f"p_{label}" for label in labels]] = np.asarray(proba, float)
     table["predicted"] = np.array(list(labels), dtype=object)[np.asarray(proba).argmax(1)]
@@ -251,7 +255,9 @@ def _at(values: PerFold, fold: int) -> np.ndarray:
     return np.asarray(values(fold) if callable(values) else values)
 
 
-def _mean(pairs: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray | None]:
+def _mean(
+    pairs: list[tuple[np.ndarray, np.ndarray | None]],
+) -> tuple[np.ndarray, np.ndarray | None]:
     weights = [w for _, w in pairs if w is not None]
     return np.mean([p for p, _ in pairs], axis=0), np.mean(weights, axis=0) if weights else None
 

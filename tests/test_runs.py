@@ -1,0 +1,123 @@
+"""Runs: which labels reach which fold, what the truth can reach, what a score row says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecmf_utils import baselines, corpus, paths, runs, training
+from ecmf_utils.paths import EcmfError, data_dir
+
+LABELS = ["neutral", "angry", "happy"]
+BRANCHES = ["face", "audio"]
+
+
+@pytest.fixture
+def profile(home, monkeypatch):
+    """A corpus of 60 training, 18 test and 6 unlabelled clips whose vectors show the label."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(84):
+        split = "train" if i < 60 else "test" if i < 78 else "unlabelled"
+        label = LABELS[i % 3]
+        rows.append({"clip_id": f"c{i}", "split": split, "label": None if split == "unlabelled" else label,
+                     "group": f"{split[:2]}{i % 6}", "speaker": f"{split[:2]}{i % 6}", "status": "ok", "shown": label})
+    clips = pd.DataFrame(rows)
+    vectors = {b: np.eye(3)[clips["shown"].map(LABELS.index)] + rng.normal(0, 0.5, (84, 3)) for b in BRANCHES}
+
+    def load(_, branches, clip_ids=None, select=None):
+        from ecmf_utils.features import Features
+
+        at = [int(one[1:]) for one in clip_ids]
+        return Features(list(clip_ids), {b: vectors[b][at].astype(np.float32) for b in branches},
+                        {b: np.ones(len(at), bool) for b in branches}, {b: 3 for b in branches})
+
+    monkeypatch.setattr(runs.features, "load", load)
+    corpus.save("p", clips.drop(columns="shown"), LABELS)
+    folds = corpus.make_folds(clips, 3)
+    paths.write_parquet(folds, data_dir("p") / "folds.parquet")
+    return clips.set_index("clip_id")
+
+
+def refine(clips, change):
+    """Refined rows as notebook 40 writes them, with one change: {(clip_id, for_fold): label}."""
+    folds = corpus.read_folds("p").set_index("clip_id")["fold"]
+    rows = [{"clip_id": c, "for_fold": k, "refined": change.get((c, k), clips.loc[c, "label"]), "weight": 1.0,
+             "action": "kept"} for k in (-1, 0, 1, 2) for c in folds.index if folds[c] != k]
+    rows += [{"clip_id": "c78", "for_fold": k, "refined": "happy", "weight": 0.5, "action": "added"} for k in (0, 1, 2)]
+    paths.write_parquet(pd.DataFrame(rows), data_dir("p") / "labels" / "refined.parquet")
+    return folds
+
+
+def test_given_labels_are_one_hot_and_equal_for_every_fold(profile):
+    problem = runs.load_problem("p", BRANCHES, LABELS, "given")
+    assert all((problem.targets[k].argmax(1) == problem.given).all() for k in problem.targets)
+
+
+def test_a_refined_label_reaches_only_the_folds_it_was_made_for(profile):
+    folds = refine(profile, {})
+    clip = folds.index[folds == 0][0]
+    refine(profile, {(clip, 1): "happy" if profile.loc[clip, "label"] != "happy" else "angry"})
+    problem = runs.load_problem("p", BRANCHES, LABELS, "refined")
+    row = problem.data.clip_ids.index(clip)
+    assert problem.targets[1][row].argmax() != problem.given[row]
+    assert problem.targets[2][row].argmax() == problem.given[row]
+
+
+def test_pseudo_labelled_clips_join_the_training_and_are_never_scored(profile):
+    refine(profile, {})
+    problem = runs.load_problem("p", BRANCHES, LABELS, "refined")
+    extra = problem.data.clip_ids.index("c78")
+    assert problem.fold[extra] == runs.PSEUDO and problem.weights[0][extra] == 0.5
+    assert len(problem.given) == 60 and extra >= 60
+
+
+def test_scores_are_those_of_the_held_out_clips(profile):
+    problem = runs.load_problem("p", BRANCHES, LABELS, "given")
+    result = runs.cross_validate("p", "late", problem, baselines.maker("late", problem.data.dims, 3), [0])
+    rows = {row["split"]: row for row in runs.score_rows("p", problem, result, "late")}
+    assert rows["test"]["n"] == 18 and rows["oof"]["n"] == 60
+    assert rows["test"]["weighted_f1"] > 0.7 and rows["oof"]["scored_on"] == "observed"
+    low, high = rows["oof"]["ci95"]
+    assert low <= rows["oof"]["weighted_f1"] <= high
+
+
+def test_the_truth_changes_scores_and_never_predictions(profile):
+    problem = runs.load_problem("p", BRANCHES, LABELS, "given")
+    make = baselines.maker("logreg", problem.data.dims, 3)
+    without = runs.cross_validate("p", "a", problem, make, [0])
+    truth = pd.DataFrame({"clip_id": profile.index, "truth": "angry"})
+    paths.write_parquet(truth, data_dir("p") / "truth.parquet")
+    again = runs.load_problem("p", BRANCHES, LABELS, "given")
+    with_truth = runs.cross_validate("p", "b", again, make, [0])
+    assert np.array_equal(without.test, with_truth.test) and np.array_equal(without.oof, with_truth.oof)
+    rows = runs.score_rows("p", again, with_truth, "logreg")
+    assert [row["scored_on"] for row in rows] == ["observed", "truth", "truth"]
+
+
+def test_a_second_comparison_trains_nothing(profile, monkeypatch):
+    planned = runs.plan(["late"], [], "logreg", BRANCHES, False)
+    first = runs.run_plan("p", planned, LABELS, [0], 5)
+    fits = []
+    monkeypatch.setattr(baselines.LateFusion, "fit", lambda *_, **__: fits.append(1))
+    monkeypatch.setattr(baselines.LogisticRegression, "fit", lambda *_, **__: fits.append(1))
+    assert runs.run_plan("p", planned, LABELS, [0], 5) == first and not fits
+
+
+def test_the_plan_names_single_branches_refined_labels_and_ablations_once_each():
+    keys = [one["key"] for one in runs.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
+    assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 4 + 2
+
+
+def test_a_pair_of_equal_runs_differs_by_nothing(profile):
+    planned = runs.plan(["late"], [], "", BRANCHES, False)
+    runs.run_plan("p", planned, LABELS, [0], 5)
+    key = planned[0]["key"]
+    table = training.read_predictions("p", key)
+    paths.write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
+    row = runs.paired("p", key, ["twin"], LABELS).loc["twin"]
+    assert row["difference"] == row["low"] == row["high"] == 0
+
+
+def test_a_label_outside_the_label_set_is_named(profile):
+    with pytest.raises(EcmfError, match="which is not one of neutral, angry"):
+        runs.load_problem("p", BRANCHES, LABELS[:2], "given")
