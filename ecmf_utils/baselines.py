@@ -139,7 +139,7 @@ class OfficialAttention(nn.Module):
     """
 
     def __init__(
-        self, dims: dict[str, int], n_classes: int, hidden: int = 128, dropout: float = 0.3
+        self, dims: dict[str, int], n_classes: int, hidden: int = 128, dropout: float = 0.5
     ) -> None:
         super().__init__()
         self.branches = list(dims)
@@ -159,7 +159,10 @@ class OfficialAttention(nn.Module):
 # name: network, and the training settings that differ from the learner's defaults
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "ecmf": (Ecmf, {}),
-    "attention": (OfficialAttention, {"weight_decay": 1e-5, "batch_size": 32}),
+    "attention": (
+        OfficialAttention,
+        {"lr": 1e-3, "weight_decay": 1e-5, "batch_size": 32, "epochs": 100, "patience": 40},
+    ),
 }
 LINEAR: dict[str, Callable[..., Any]] = {
     "majority": Majority, "logreg": LogisticRegression, "late": LateFusion,
@@ -263,7 +266,8 @@ def _refuse_unknown(name: str, settings: dict[str, Any], known: set[str]) -> Non
     for key in settings:
         if key not in known:
             raise EcmfError(
-                f"model {name} has no setting {key!r}: expected {', '.join(sorted(known)) or 'none'}"
+                f"model {name} has no setting {key!r}: "
+                f"expected {', '.join(sorted(known)) or 'none'}"
             )
 
 

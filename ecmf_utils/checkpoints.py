@@ -39,8 +39,8 @@ def read_model(
     info = read_json(Path(folder) / INFO, "50_train_fusion")
     if recipe is not None and info.get("recipe") != recipe:
         raise EcmfError(
-            f"{show(folder)}: made with another configuration ({_moved(info.get('recipe'), recipe)}); "
-            "train again or restore the setting"
+            f"{show(folder)}: made with another configuration "
+            f"({_moved(info.get('recipe'), recipe)}); train again or restore the setting"
         )
     try:
         return load_file(Path(folder) / ARRAYS), info

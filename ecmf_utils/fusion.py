@@ -45,10 +45,10 @@ class Attention(nn.Module):
 class Ecmf(nn.Module):
     """Branch heads and projections, masked self-attention, dynamic branch weights, residuals.
 
-    Every branch becomes a token: its projection, its head's opinion and a learned branch embedding.
-    Self-attention lets tokens see one another; a softmax over them weighs the branches of each clip.
-    The logits are the weighted sum of what the branch heads say (the residual path, which keeps the
-    original representations) plus a correction from the attended tokens that starts at zero.
+    Every branch becomes a token: its projection, its head's opinion and a branch embedding.
+    Self-attention lets tokens see one another; a softmax over them weighs each clip's branches.
+    The logits are the weighted sum of what the branch heads say (the residual path, which keeps
+    the original representations) plus a correction from the attended tokens that starts at zero.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class Ecmf(nn.Module):
     width, heads, layers : int
         Size of a token, attention heads (must divide the width), attention layers.
     dropout, input_dropout, branch_dropout : float
-        Of hidden units; of single inputs (many inputs, few clips); of whole branches while training,
-        against one branch taking over (modality competition).
+        Of hidden units; of single inputs (many inputs, few clips); of whole branches while
+        training, against one branch taking over (modality competition).
     attention, residual, auxiliary : bool
         Switches of the ablation: no self-attention; neither the heads' sum nor the tokens' skip
         connections; no branch heads at all.
@@ -104,7 +104,8 @@ class Ecmf(nn.Module):
 
     def start_equal(self) -> None:
         """All branches weigh the same and the correction is zero until training says otherwise."""
-        for layer in (self.score, *([self.classify] if self.branch_heads is not None else [])):
+        corrects = self.branch_heads is not None and self.residual
+        for layer in (self.score, *([self.classify] if corrects else [])):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -118,11 +119,11 @@ class Ecmf(nn.Module):
         seed: int,
         memory: dict[str, float],
     ) -> np.ndarray | None:
-        """Solve the branch heads and return their out-of-fold logits (N, B, C) for the training rows.
+        """Solve the branch heads; return their out-of-fold logits (N, B, C) of the training rows.
 
         The heads are ridge softmax regressions, which have one optimum: found directly, not by
-        descent. On their own training rows they would look far too sure for the fusion to learn whom
-        to trust, so it trains on out-of-fold logits (stacking, Wolpert 1992).
+        descent. On their own training rows they would look far too sure for the fusion to learn
+        whom to trust, so it trains on out-of-fold logits (stacking, Wolpert 1992).
         """
         if self.branch_heads is None:
             return None

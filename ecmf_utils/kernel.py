@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def execute(notebook: Path, copy: Path, values: Mapping[str, Any], progress: boo
     for name in ("papermill", "traitlets"):  # what they tell, the one line of the failure tells
         logging.getLogger(name).setLevel(logging.CRITICAL)
     nb, where = notebook.stem, f"see {show(copy)}"
+    sockets = tempfile.TemporaryDirectory(prefix="ecmf-", ignore_cleanup_errors=True)
     try:
         papermill.execute_notebook(
             notebook,
@@ -60,7 +62,7 @@ def execute(notebook: Path, copy: Path, values: Mapping[str, Any], progress: boo
             parameters=dict(values),
             kernel_name="python3",
             language="python",
-            kernel_manager_class=kernel_manager(copy.with_name("kernel.log")),
+            kernel_manager_class=kernel_manager(copy.with_name("kernel.log"), sockets.name),
             start_timeout=START_TIMEOUT_S,
             iopub_timeout=OUTPUT_TIMEOUT_S,
             progress_bar=progress,
@@ -79,12 +81,19 @@ def execute(notebook: Path, copy: Path, values: Mapping[str, Any], progress: boo
         raise Failure("died", f"{nb}: the kernel does not answer: {error} ({where})") from error
     except OSError as error:
         raise EcmfError(f"{show(copy)}: cannot be written ({error.strerror or error})") from error
+    finally:
+        sockets.cleanup()
 
 
-def kernel_manager(log: Path) -> type:
-    """A kernel manager for this very interpreter, whatever kernelspecs the machine has."""
+def kernel_manager(log: Path, folder: str) -> type:
+    """A kernel manager for this very interpreter, whatever kernelspecs the machine has.
+
+    It talks to the kernel through sockets in `folder`: the usual free TCP port may be taken by the
+    kernel of another run before ours gets to it, which then waits for ever.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
 
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
 
@@ -98,6 +107,14 @@ def kernel_manager(log: Path) -> type:
             display_name="Python 3",
             language="python",
         )  # fmt: skip
+
+        @default("transport")
+        def _own_transport(self) -> str:
+            return "tcp" if os.name == "nt" else "ipc"
+
+        @default("connection_file")
+        def _own_connection_file(self) -> str:
+            return os.path.join(folder, "kernel.json")
 
     return OwnKernel
 

@@ -15,7 +15,12 @@ from .checkpoints import read_model, write_model
 from .linear import Scaler, group_folds
 from .metrics import scores
 from .optimisation import (
-    choose_device, cross_entropy, parameter_groups, reproducible, schedule, set_rate,
+    choose_device,
+    cross_entropy,
+    parameter_groups,
+    reproducible,
+    schedule,
+    set_rate,
 )  # fmt: skip
 from .paths import EcmfError
 
@@ -28,10 +33,10 @@ class TorchClassifier:
     Parameters
     ----------
     network : callable
-        Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C) and,
-        if it has them, `weights` (N, B). Optional on the module: `prepare(...)`, called once before
-        training, whose rows are then passed as a third argument while training; `rates`, name
-        prefix to factor of the learning rate.
+        Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C)
+        and, if it has them, `weights` (N, B). Optional on the module: `prepare(...)`, called once
+        before training, whose rows are then passed as a third argument while training; `rates`,
+        name prefix to factor of the learning rate.
     dims : dict
         Branch to number of dimensions, in order.
     lr, weight_decay, epochs, batch_size, warmup
@@ -63,10 +68,10 @@ class TorchClassifier:
         network: Callable[[], nn.Module],
         dims: dict[str, int],
         *,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         weight_decay: float = 1.0,
         epochs: int = 60,
-        batch_size: int = 64,
+        batch_size: int = 128,
         warmup: float = 0.1,
         patience: int = 10,
         inner_fraction: float = 0.2,
@@ -163,7 +168,7 @@ class TorchClassifier:
     def _train(
         self, features, targets, weights, groups, seed: int, memory, train, inner, epochs: int
     ) -> list[dict[str, float]]:
-        """Train a new module on `train` and keep the epoch that is best on `inner` (else the last)."""
+        """Train a new module on `train`; keep the epoch that is best on `inner` (else the last)."""
         self.module_ = self.network().to(self.device)
         self.scaler_ = Scaler().fit(features, train, list(self.dims), self.standardise)
         x, present = self._inputs(features)
@@ -235,7 +240,7 @@ class TorchClassifier:
 def inner_split(
     targets, weights, groups, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and rows of other groups that stop the training; rows of weight 0 in neither."""
+    """Rows to learn from and rows of other groups that stop training; weight 0: in neither."""
     used = np.flatnonzero(weights > 0)
     if fraction <= 0:
         return used, used[:0]

@@ -17,6 +17,7 @@ from scipy.special import log_softmax, softmax
 from .paths import EcmfError
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # inverse penalties tried, smooth to sharp
+EXTRA = -2  # fold of clips that may join a training set and are never scored (pseudo-labelled)
 SEARCH_ROWS = 1500  # the best strength hardly moves beyond, the search would take minutes
 CLIP = 5.0  # standard deviations; one outlier must not outvote the other dimensions
 
@@ -173,6 +174,13 @@ def group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> n
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
             folds[held_out] = fold
     return folds
+
+
+def training_rows(folds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
+    """Rows that a model may learn from while `fold` is held out: no clip of a held-out group."""
+    other = (folds >= 0) & (folds != fold)
+    extra = (folds == EXTRA) & ~np.isin(groups, groups[folds == fold])
+    return np.flatnonzero(other | extra)
 
 
 def _some_groups(groups: np.ndarray, seed: int) -> np.ndarray:

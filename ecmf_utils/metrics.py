@@ -83,7 +83,7 @@ def expected_calibration_error(y: np.ndarray, proba: np.ndarray, bins: int = 15)
 
 
 def calibration_curve(y: np.ndarray, proba: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Mean confidence, accuracy and number of clips in equal bins of confidence; empty bins left out."""
+    """Confidence, accuracy and clips in equal bins of confidence; empty bins are left out."""
     y, proba = _checked(y, proba)
     confidence = proba.max(1)
     rows = pd.DataFrame(

@@ -40,7 +40,7 @@ def choose_device(name: str) -> str:
 
 @contextlib.contextmanager
 def reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Own random state, fixed threads and deterministic kernels; everything as before afterwards."""
+    """Own random state, fixed threads, deterministic kernels; all as before afterwards."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):

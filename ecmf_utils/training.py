@@ -1,7 +1,7 @@
 """The protocol: group folds, several seeds, out-of-fold predictions, and fits that survive a kill.
 
-Nothing here shows a held-out clip to a model before it is scored: standardisation, early stopping and
-every other choice is made by `fit`, on the rows handed to it.
+Nothing here shows a held-out clip to a model before it is scored: standardisation, early stopping
+and every other choice is made by `fit`, on the rows handed to it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pandas as pd
 from . import __version__, paths
 from .features import Features, take
 from .learner import TorchClassifier
+from .linear import EXTRA, training_rows
 from .paths import EcmfError
 from .progress import track
 
@@ -27,7 +28,6 @@ __all__ = [
     "read_predictions", "save_predictions", "training_rows",
 ]  # fmt: skip
 
-EXTRA = -2  # fold of clips that may join a training set and are never scored (pseudo-labelled)
 ROLES = ("oof", "test", "unlabelled")
 FIT, RUN = "fit.json", "run.json"
 PerFold = Callable[[int], np.ndarray] | np.ndarray
@@ -86,11 +86,11 @@ def cross_validate(
     make : callable
         Returns an untrained estimator (see `baselines.maker`).
     targets, weights : callable or array
-        Fold to label distributions (N, C) and sample weights (N,) of the training set which that fold
-        is held out of; an array serves every fold.
+        Fold to label distributions (N, C) and sample weights (N,) of the training set which that
+        fold is held out of; an array serves every fold.
     folds : int array, shape (N,)
-        0, 1, … : scored when held out. -2: joins the training sets whose held-out fold has none of its
-        group, never scored. Other values: not used.
+        0, 1, … : scored when held out. -2: joins the training sets whose held-out fold has none
+        of its group, never scored. Other values: not used.
     groups : array, shape (N,)
         No group may lie in two folds.
     test_features : Features, optional
@@ -127,13 +127,6 @@ def cross_validate(
     if tests:
         run.test, run.test_weights = _mean(tests)
     return run
-
-
-def training_rows(folds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:
-    """Rows that a model may learn from while `fold` is held out: no clip of a held-out group."""
-    other = (folds >= 0) & (folds != fold)
-    extra = (folds == EXTRA) & ~np.isin(groups, groups[folds == fold])
-    return np.flatnonzero(other | extra)
 
 
 def predict_mean(

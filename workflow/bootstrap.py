@@ -46,10 +46,10 @@ def pip(*args: str, total: int = 0) -> None:
     seen, tail = 0, []
     for line in process.stdout:
         tail = [*tail[-30:], line]
-        if total and line.startswith("Collecting "):
+        if total and line.startswith(("Collecting ", "Processing ")):
             seen += 1
             if seen % 10 == 0 or seen == total:
-                print(f"setup: [{min(seen, total):3}/{total}] {line.split()[1]}", flush=True)
+                print(f"setup: [{min(seen, total):3}/{total}] {Path(line.split()[1]).name}", flush=True)
         elif line.startswith("Installing collected"):
             print("setup: unpacking …", flush=True)
     if process.wait():

@@ -1,0 +1,307 @@
+"""Label refinement from several sources, nested in the outer folds so that nothing leaks.
+
+Sources: the given label, one out-of-fold softmax regression per branch, and the language model's
+distribution. A short EM after Dawid and Skene (1979) finds how far each can be trusted; confident
+learning (Northcutt et al. 2021) says which given labels to doubt. The truth is never an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from .features import Features, take
+from .linear import Scaler, out_of_fold, softmax_regression, training_rows
+from .paths import EcmfError
+
+NONE_HELD_OUT = -1  # `for_fold` of the rows made with every labelled clip
+TRUST_GIVEN = 0.85  # prior share of right given labels, worth PRIOR_CLIPS clips of every class
+PRIOR_CLIPS = 10
+TEMPER = 0.9  # sources share clips and speakers: together they prove less than their product
+EM_ROUNDS = 30
+PSEUDO_WEIGHT = 0.5  # a pseudo-label never counts as much as a person's
+
+
+def refine(
+    features: Features,
+    given: np.ndarray,
+    folds: np.ndarray,
+    groups: np.ndarray,
+    llm: np.ndarray | None,
+    labels: Sequence[str],
+    *,
+    n_inner: int = 4,
+    change_at: float = 0.8,
+    drop_below: float = 0.0,
+    pseudo_at: float = 0.9,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Refined labels for the training set of every outer fold.
+
+    Parameters
+    ----------
+    features : Features
+        Labelled training clips and, if any, unlabelled ones.
+    given : int array, shape (N,)
+        Index of the given label; -1 where there is none.
+    folds : int array, shape (N,)
+        Outer fold of labelled clips (0, 1, …); -2 for unlabelled ones.
+    groups : array, shape (N,)
+        Speakers or sources; inner folds never cross them.
+    llm : float array, shape (N, C), or None
+        The language model's distribution; NaN rows where it gave none.
+    change_at : float
+        Confidence needed to change a label.
+    drop_below : float
+        A label less confident than this is dropped (weight 0); 0: never.
+    pseudo_at : float
+        Confidence needed to give an unlabelled clip a label; above 1: never.
+
+    Returns
+    -------
+    DataFrame
+        One row per `clip_id` and `for_fold`. Rows of `for_fold` k were made without any clip of
+        fold k, and are to train the model that is scored on fold k; -1: no fold held out. `given`
+        and `refined` (label or None), `confidence` (0-1, of the refined label), `action` (kept,
+        changed, weighted, dropped, added), `weight` for training, `why`, the fused distribution
+        `p_<label>`, and every source's `s_<source>_<label>` (null where it is silent). Unlabelled
+        clips below `pseudo_at` have no row.
+    """
+    given, folds = np.asarray(given, int), np.asarray(folds, int)
+    groups = np.asarray(groups, dtype=object).astype(str)
+    llm = None if llm is None else np.asarray(llm, float)
+    _check(features, given, folds, groups, llm, labels)
+    thresholds = {"change_at": change_at, "drop_below": drop_below, "pseudo_at": pseudo_at}
+    parts = []
+    for fold in [NONE_HELD_OUT, *sorted({int(f) for f in folds if f >= 0})]:
+        rows = training_rows(folds, groups, fold)
+        known = None if llm is None else llm[rows]
+        found = sources(
+            take(features, rows), given[rows], groups[rows], known, len(labels), n_inner, seed
+        )
+        table = decide(found, given[rows], labels, **thresholds)
+        table.insert(0, "clip_id", [features.clip_ids[i] for i in rows])
+        table.insert(1, "for_fold", fold)
+        parts.append(table[table["action"] != ""])
+    return pd.concat(parts, ignore_index=True)
+
+
+def sources(
+    features: Features,
+    given: np.ndarray,
+    groups: np.ndarray,
+    llm: np.ndarray | None,
+    n_classes: int,
+    n_inner: int = 4,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Every source's distribution (N, C) for the clips given, NaN rows where it is silent.
+
+    The branches' are out-of-fold over inner group folds for labelled clips, and from a model of all
+    labelled clips for the others. `given` is one-hot.
+    """
+    targets = np.eye(n_classes)[np.maximum(given, 0)]
+    found = {"given": np.where(given[:, None] >= 0, targets, np.nan)}
+    labelled = np.flatnonzero(given >= 0)
+    scaled = Scaler().fit(features, labelled, list(features.x)).apply(features)
+    for branch, x in scaled.items():
+        there = np.asarray(features.present[branch], bool)
+        found[branch] = _opinions(x, there, given >= 0, targets, groups, n_inner, seed)
+    if llm is not None:
+        found["llm"] = llm
+    return found
+
+
+def fuse(found: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Posterior of the true label with and without the given one, and each source's reliability.
+
+    A source's vote is drawn from its distribution; with probability `reliability` it is about the
+    clip, otherwise it is random (the one-coin model of Dawid and Skene, with soft votes). The given
+    label has a full confusion matrix instead. Both are estimated by EM.
+
+    Returns
+    -------
+    posterior, without_given : float arrays, shape (N, C)
+    reliability : dict
+        Source to 0-1; of the given label, the expected share that is right.
+    """
+    opinions = {name: p for name, p in found.items() if name != "given"}
+    given, n_classes = found["given"], found["given"].shape[1]
+    trust = dict.fromkeys(opinions, 0.7)
+    confusion = _prior_confusion(n_classes)
+    labelled = np.isfinite(given[:, 0])
+    prior = (given[labelled].sum(0) + 1) / (labelled.sum() + n_classes)
+    for _ in range(EM_ROUNDS):
+        evidence = _evidence(opinions, trust, given.shape)
+        without = _normalised(np.log(prior) + evidence)
+        said = np.where(labelled[:, None], np.nan_to_num(given) @ np.log(confusion).T, 0)
+        posterior = _normalised(np.log(prior) + evidence + said)
+        trust = {name: _trust(p, trust[name], posterior) for name, p in opinions.items()}
+        counts = posterior[labelled].T @ given[labelled]
+        confusion = counts + PRIOR_CLIPS * _prior_confusion(n_classes)
+        confusion /= confusion.sum(1, keepdims=True)
+    right = float((prior * confusion.diagonal()).sum())
+    return posterior, without, {"given": right, **trust}
+
+
+def decide(
+    found: dict[str, np.ndarray],
+    given: np.ndarray,
+    labels: Sequence[str],
+    *,
+    change_at: float,
+    drop_below: float,
+    pseudo_at: float,
+) -> pd.DataFrame:
+    """Label, confidence, action, weight and reason for every clip; action "" where none is taken."""
+    posterior, without, _ = fuse(found)
+    doubted = confident_learning(without, given)
+    best, top = posterior.argmax(1), posterior.max(1)
+    own = posterior[np.arange(len(given)), np.maximum(given, 0)]
+    changed = (given >= 0) & doubted & (best != given) & (top >= change_at)
+    added = (given < 0) & (top >= pseudo_at)
+    refined = np.where(changed | added, best, given)
+    confidence = np.where(changed | (given < 0), top, own)
+    dropped = (given >= 0) & ~changed & (confidence < drop_below)
+    weighted = (given >= 0) & ~changed & ~dropped & (doubted | (best != given))
+    action = np.select(
+        [changed, added, dropped, weighted, given >= 0],
+        ["changed", "added", "dropped", "weighted", "kept"], "",
+    )  # fmt: skip
+    weight = np.select(  # a doubted label keeps half its say: most doubted labels are right
+        [action == "kept", action == "weighted", action == "changed", action == "added"],
+        [1.0, (1 + confidence) / 2, confidence, PSEUDO_WEIGHT * confidence], 0.0,
+    )  # fmt: skip
+    votes = {name: p for name, p in found.items() if name != "given"}
+    names = [*labels, None]
+    table = pd.DataFrame({
+        "given": pd.Series([names[i] if i >= 0 else None for i in given], dtype=object),
+        "refined": pd.Series(
+            [None if d or r < 0 else names[r] for r, d in zip(refined, dropped, strict=True)],
+            dtype=object,
+        ),
+        "confidence": confidence,
+        "action": action,
+        "weight": weight,
+        "why": [_why(i, votes, action[i], given[i], best[i], posterior[i], labels)
+                for i in range(len(given))],
+    })  # fmt: skip
+    shown = {"p": posterior, **{f"s_{name}": p for name, p in found.items()}}
+    wide = [pd.DataFrame(p, columns=[f"{key}_{label}" for label in labels])
+            for key, p in shown.items()]  # fmt: skip
+    return pd.concat([table, *wide], axis=1)
+
+
+def confident_learning(proba: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Which given labels to doubt (Northcutt et al. 2021), from probabilities that never used them.
+
+    A class is confident for a clip when its probability reaches the mean it has over the clips
+    given that label; a label is doubted when the most probable confident class is another one.
+    """
+    labelled, n_classes = given >= 0, proba.shape[1]
+    means = [proba[given == c, c].mean() if (given == c).any() else 1.0 for c in range(n_classes)]
+    confident = np.where(proba >= np.array(means), proba, 0)
+    return labelled & (confident.max(1) > 0) & (confident.argmax(1) != given)
+
+
+def reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """How often each source speaks and agrees, over the labelled clips with no fold held out.
+
+    Returns
+    -------
+    DataFrame
+        Index source; `clips` (it speaks of), `agrees with given`, `agrees with refined` (0-1).
+    """
+    rows = refined[(refined["for_fold"] == NONE_HELD_OUT) & (refined["action"] != "added")]
+    names = [
+        c[2 : -len(labels[0]) - 1] for c in rows if c[:2] == "s_" and c.endswith(f"_{labels[0]}")
+    ]
+    table = {}
+    for name in names:
+        p = rows[[f"s_{name}_{label}" for label in labels]].to_numpy(float)
+        spoke = np.isfinite(p[:, 0])
+        said = np.array(list(labels), dtype=object)[np.nan_to_num(p).argmax(1)]
+        agrees = {w: (said == rows[w].to_numpy(object))[spoke].mean() for w in ("given", "refined")}
+        table[name] = {"clips": int(spoke.sum())} | {
+            f"agrees with {w}": v for w, v in agrees.items()
+        }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("source")
+
+
+def _opinions(x, there, labelled, targets, groups, n_inner: int, seed: int) -> np.ndarray:
+    """Probabilities (N, C) of one branch; NaN where it is absent or nothing can be learnt."""
+    proba = np.full(targets.shape, np.nan)
+    learn, ask = np.flatnonzero(there & labelled), np.flatnonzero(there & ~labelled)
+    if len(np.unique(groups[learn])) < 2:
+        return proba
+    ones = np.ones(len(learn))
+    logits, strength = out_of_fold(x[learn], targets[learn], ones, groups[learn], n_inner, seed)
+    proba[learn] = _normalised(logits)
+    if len(ask):
+        model = softmax_regression(x[learn], targets[learn], ones, strength)
+        proba[ask] = model.predict(x[ask])
+    return proba
+
+
+def _evidence(opinions: dict, trust: dict[str, float], shape: tuple[int, int]) -> np.ndarray:
+    """Sum of the log-likelihoods (N, C) of what every source says; silence says nothing."""
+    total = np.zeros(shape)
+    for name, p in opinions.items():
+        likelihood = trust[name] * p + (1 - trust[name]) / shape[1]
+        total += np.where(np.isfinite(p), np.log(likelihood), 0)
+    return TEMPER * total
+
+
+def _trust(p: np.ndarray, trust: float, posterior: np.ndarray) -> float:
+    """Expected share of votes that were about the clip, with a weak prior of one half."""
+    spoke = np.isfinite(p[:, 0])
+    about = trust * p[spoke]
+    share = (posterior[spoke] * about / (about + (1 - trust) / p.shape[1])).sum(1)
+    return float((share.sum() + 1) / (spoke.sum() + 2))
+
+
+def _prior_confusion(n_classes: int) -> np.ndarray:
+    wrong = (1 - TRUST_GIVEN) / max(n_classes - 1, 1)
+    return np.where(np.eye(n_classes) > 0, TRUST_GIVEN, wrong)
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    p = np.exp(logs - logs.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def _why(i: int, votes: dict, action: str, given: int, best: int, posterior, labels) -> str:
+    spoke = {name: p[i] for name, p in votes.items() if np.isfinite(p[i, 0])}
+    label = given if action in ("kept", "weighted", "dropped") else best
+    said = [name for name, p in spoke.items() if p.argmax() == label]
+    who = f" ({', '.join(said)})" if said else ""
+    count = (
+        f"{len(said)} of {len(spoke)} sources say {labels[label]}{who}, p {posterior[label]:.2f}"
+    )
+    doubt = f"confident learning doubts the given label {labels[max(given, 0)]}"
+    instead = f"all together favour {labels[best]}, p {posterior[best]:.2f}"
+    return {
+        "kept": f"the given label stands: {count}",
+        "changed": f"{count}; {doubt}, p {posterior[max(given, 0)]:.2f}",
+        "weighted": f"{count}; {doubt if best == given else instead}, too little to change it",
+        "dropped": f"{count}; {instead}: neither is sure enough",
+        "added": f"no label was given; {count}",
+    }.get(action, "")
+
+
+def _check(features, given, folds, groups, llm, labels) -> None:
+    n = len(features.clip_ids)
+    if not len(given) == len(folds) == len(groups) == n or (llm is not None and len(llm) != n):
+        raise EcmfError(
+            f"refinement: {n} clips need as many labels, folds, groups and distributions"
+        )
+    if llm is not None and llm.shape[1] != len(labels):
+        raise EcmfError(f"refinement: llm has {llm.shape[1]} columns for {len(labels)} labels")
+    labelled = given[folds >= 0]
+    if not len(labelled) or labelled.min() < 0 or given.max() >= len(labels):
+        raise EcmfError(
+            "refinement: every clip with a fold needs one of the labels "
+            f"0 to {len(labels) - 1}, and there must be one such clip"
+        )
