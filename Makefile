@@ -29,11 +29,11 @@ lint: $(READY)
 
 test: lint
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile
-	@TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks -n 2 --dist loadfile
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks
 
 test-all: lint
 	@$(BIN)/python -m pytest tests -m "slow or not slow"
-	@TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks -n 2 --dist loadfile
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb

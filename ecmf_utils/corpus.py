@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import media
 from .media import MediaError, probe, read_audio
-from .paths import ROOT, EcmfError, data_dir, file_hash, read_parquet, show, write_parquet
+from .paths import ROOT, EcmfError, data_dir, digest, file_hash, read_parquet, show, write_parquet
 from .workers import parallel_map
 
 SPLITS = ("train", "test", "unlabelled")
@@ -208,9 +208,12 @@ def _manifest_row(
         row["label"] = None
     default = "train" if row.get("label") else "unlabelled"
     row["split"] = row.get("split") if row.get("split") in SPLITS else default
+    if row["split"] == "train" and not row.get("label"):
+        row["split"] = "unlabelled"  # nothing to learn from, but still predicted
     row["group"] = row.get("group") or row.get("speaker") or row["clip_id"]
     row["speaker"] = row.get("speaker") or row["group"]
-    row["video"] = str((base / row["video"]).resolve()) if row.get("video") else None
+    for column in ("video", "audio"):
+        row[column] = str((base / row[column]).resolve()) if row.get(column) else None
     row["problem"] = ";".join(problems) or None
     row["detail"] = f"manifest row {number}" if problems else None
     return row
@@ -249,7 +252,7 @@ def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
     status = "failed" if row.get("status") == "failed" else "ok"
     if status == "ok":
         try:
-            made |= _media_facts(row["video"], problems)
+            made |= _media_facts(row["video"], row.get("audio"), problems)
         except MediaError as error:
             status, made["detail"] = "failed", str(error)
             problems.append(error.code)
@@ -258,7 +261,7 @@ def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
     return made | {"status": status, "problem": ";".join(problems) or None}
 
 
-def _media_facts(video: Any, problems: list[str]) -> dict[str, Any]:
+def _media_facts(video: Any, audio: Any, problems: list[str]) -> dict[str, Any]:
     if not isinstance(video, str):
         raise MediaError("missing_file", "(no path)")
     info = probe(video)
@@ -267,10 +270,13 @@ def _media_facts(video: Any, problems: list[str]) -> dict[str, Any]:
         problems.append("no_video_stream")
     elif info.get("n_frames") == 1:
         problems.append("one_frame")
-    problem = _sound_problem(video)
+    sound = audio if isinstance(audio, str) else video  # a corpus may keep its sound in files of its own
+    if sound != video:
+        facts["content_hash"] = digest(facts["content_hash"], file_hash(media.resolve(sound)))
+    problem = _sound_problem(sound)
     if problem:
         problems.append(problem)
-    return facts | {"audio": None if problem in ("no_sound_stream", "unreadable") else video}
+    return facts | {"audio": sound if problem in (None, "silent_sound") else None}
 
 
 def _sound_problem(video: str) -> str | None:

@@ -86,9 +86,8 @@ def make_clip(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
         sound = np.zeros_like(sound)
     moments = np.arange(int(len(sound) / voice.SAMPLE_RATE * scene.FPS)) / scene.FPS
     frames = scene.film(who, recipe, level[(moments * voice.SAMPLE_RATE).astype(int)], rng)
-    path = write_clip(
-        clip_path(folder, recipe["clip_id"]), frames, scene.FPS, sound, voice.SAMPLE_RATE, crf=25
-    )
+    place = clip_path(folder, recipe["clip_id"])
+    path = write_clip(place, frames, scene.FPS, sound, voice.SAMPLE_RATE)
     return dict(clip_id=recipe["clip_id"], recipe=paths.digest(recipe), bytes=path.stat().st_size)
 
 

@@ -128,6 +128,7 @@ def load(
     branches: list[str],
     clip_ids: Iterable[str] | None = None,
     select: dict[str, str] | None = None,
+    partial: bool = False,
 ) -> Features:
     """Read the selected vectors of some branches.
 
@@ -137,6 +138,8 @@ def load(
         Which clips, in which order; those of the first branch when left out.
     select : dict, optional
         Another slug for a branch than the one that was extracted last.
+    partial : bool
+        Only the shards that are there already.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def load(
     x, present, dims = {}, {}, {}
     ids = None if clip_ids is None else [str(one) for one in clip_ids]
     for branch in branches:
-        table, chosen = _read(profile, branch, (select or {}).get(branch))
+        table, chosen = _read(profile, branch, (select or {}).get(branch), partial)
         found = table.column("clip_id").to_pylist()
         ids = found if ids is None else ids
         place = {clip_id: i for i, clip_id in enumerate(found)}
@@ -178,12 +181,15 @@ def selected(profile: str, branch: str) -> dict[str, Any]:
     return paths.read_json(_folder(profile, branch) / "selected.json", _maker(branch))
 
 
-def status_table(profile: str, branches: list[str]) -> pd.DataFrame:
-    """One row a clip and branch: clip_id, branch, status ok / missing / failed, problem, detail."""
+def status_table(profile: str, branches: list[str], partial: bool = False) -> pd.DataFrame:
+    """One row a clip and branch: clip_id, branch, status ok / missing / failed, problem, detail.
+
+    partial : only the shards that are there already.
+    """
     columns = ["clip_id", "branch", "status", "problem", "detail"]
     tables = [pd.DataFrame(columns=columns, dtype=object)]
     for branch in branches:
-        table = _read(profile, branch, None)[0]
+        table = _read(profile, branch, None, partial)[0]
         tables.append(table.select(["clip_id", *columns[2:]]).to_pandas().assign(branch=branch))
     return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
 
@@ -218,7 +224,7 @@ def _select(profile: str, branch: str, store: Store) -> pd.DataFrame:
     counts = {name: int((status == name).sum()) for name in ("ok", "missing", "failed")}
     how, dim = store.recipe, store.loaded_dim
     chosen = {"slug": slug_of(how), "level": how["level"], "recipe": how}
-    chosen |= {"recipe_hash": store.key, "dim": dim, "n_shards": store.n_shards}
+    chosen |= {"schema_version": paths.SCHEMA_VERSION, "recipe_hash": store.key, "dim": dim, "n_shards": store.n_shards}
     chosen |= {f"n_{name}": count for name, count in counts.items()}
     paths.write_json(store.folder / "selected.json", chosen)
     paths.write_json(_folder(profile, branch) / "selected.json", chosen)
@@ -227,8 +233,11 @@ def _select(profile: str, branch: str, store: Store) -> pd.DataFrame:
     return pd.DataFrame([facts])
 
 
-def _read(profile: str, branch: str, slug: str | None) -> tuple[pa.Table, dict[str, Any]]:
+def _read(
+    profile: str, branch: str, slug: str | None, partial: bool = False
+) -> tuple[pa.Table, dict[str, Any]]:
     folder, chosen = _folder(profile, branch), selected(profile, branch)
     if slug is not None and slug != chosen["slug"]:
         chosen = paths.read_json(folder / slug / chosen["level"] / "selected.json", _maker(branch))
-    return read_shards(folder / chosen["slug"] / chosen["level"], chosen, _maker(branch)), chosen
+    folder = folder / chosen["slug"] / chosen["level"]
+    return read_shards(folder, chosen, _maker(branch), partial), chosen

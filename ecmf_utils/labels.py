@@ -69,8 +69,7 @@ def refine(
         `p_<label>`, and every source's `s_<source>_<label>` (null where it is silent). Unlabelled
         clips below `pseudo_at` have no row.
     """
-    given, folds = np.asarray(given, int), np.asarray(folds, int)
-    groups = np.asarray(groups, dtype=object).astype(str)
+    given, folds, groups = (np.asarray(v) for v in (given, folds, groups))
     llm = None if llm is None else np.asarray(llm, float)
     _check(features, given, folds, groups, llm, labels)
     thresholds = {"change_at": change_at, "drop_below": drop_below, "pseudo_at": pseudo_at}
@@ -78,9 +77,8 @@ def refine(
     for fold in [NONE_HELD_OUT, *sorted({int(f) for f in folds if f >= 0})]:
         rows = training_rows(folds, groups, fold)
         known = None if llm is None else llm[rows]
-        found = sources(
-            take(features, rows), given[rows], groups[rows], known, len(labels), n_inner, seed
-        )
+        clips = (take(features, rows), given[rows], groups[rows], known)
+        found = sources(*clips, len(labels), n_inner, seed)
         table = decide(found, given[rows], labels, **thresholds)
         table.insert(0, "clip_id", [features.clip_ids[i] for i in rows])
         table.insert(1, "for_fold", fold)
@@ -118,7 +116,7 @@ def fuse(found: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str
     """Posterior of the true label with and without the given one, and each source's reliability.
 
     A source's vote is drawn from its distribution; with probability `reliability` it is about the
-    clip, otherwise it is random (the one-coin model of Dawid and Skene, with soft votes). The given
+    clip, else random (Dawid and Skene's model with one coin a source and soft votes). The given
     label has a full confusion matrix instead. Both are estimated by EM.
 
     Returns
@@ -155,7 +153,7 @@ def decide(
     drop_below: float,
     pseudo_at: float,
 ) -> pd.DataFrame:
-    """Label, confidence, action, weight and reason for every clip; action "" where none is taken."""
+    """Label, confidence, action, weight and reason for every clip; action "" where none."""
     posterior, without, _ = fuse(found)
     doubted = confident_learning(without, given)
     best, top = posterior.argmax(1), posterior.max(1)
@@ -223,10 +221,10 @@ def reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
         p = rows[[f"s_{name}_{label}" for label in labels]].to_numpy(float)
         spoke = np.isfinite(p[:, 0])
         said = np.array(list(labels), dtype=object)[np.nan_to_num(p).argmax(1)]
-        agrees = {w: (said == rows[w].to_numpy(object))[spoke].mean() for w in ("given", "refined")}
-        table[name] = {"clips": int(spoke.sum())} | {
-            f"agrees with {w}": v for w, v in agrees.items()
-        }
+        table[name] = {"clips": int(spoke.sum())}
+        for column in ("given", "refined"):
+            agrees = (said == rows[column].to_numpy(object))[spoke]
+            table[name][f"agrees with {column}"] = float(agrees.mean()) if len(agrees) else np.nan
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("source")
 
 
@@ -292,16 +290,11 @@ def _why(i: int, votes: dict, action: str, given: int, best: int, posterior, lab
 
 
 def _check(features, given, folds, groups, llm, labels) -> None:
-    n = len(features.clip_ids)
-    if not len(given) == len(folds) == len(groups) == n or (llm is not None and len(llm) != n):
-        raise EcmfError(
-            f"refinement: {n} clips need as many labels, folds, groups and distributions"
-        )
-    if llm is not None and llm.shape[1] != len(labels):
-        raise EcmfError(f"refinement: llm has {llm.shape[1]} columns for {len(labels)} labels")
-    labelled = given[folds >= 0]
-    if not len(labelled) or labelled.min() < 0 or given.max() >= len(labels):
-        raise EcmfError(
-            "refinement: every clip with a fold needs one of the labels "
-            f"0 to {len(labels) - 1}, and there must be one such clip"
-        )
+    n, c = len(features.clip_ids), len(labels)
+    if {len(given), len(folds), len(groups), n if llm is None else len(llm)} != {n}:
+        raise EcmfError(f"refinement: {n} clips need as many labels, folds, groups, distributions")
+    if llm is not None and llm.shape[1] != c:
+        raise EcmfError(f"refinement: llm has {llm.shape[1]} columns for {c} labels")
+    known = given[folds >= 0]
+    if not len(known) or known.min() < 0 or given.max() >= c:
+        raise EcmfError(f"refinement: every clip with a fold needs one of the labels 0 to {c - 1}")

@@ -62,6 +62,7 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
     made = {"parameters": values, "fingerprint": fingerprint(name)}
     write_json(made_path(name, profile), made)
     seed_everything(values.get("seed", 0))
+    _limit_threads()
     _set_theme()
     seed = f" · seed {values['seed']}" if "seed" in values else ""
     # the builtin, since a notebook may have a name `print` of its own in `scope`
@@ -99,6 +100,18 @@ def device(wanted: str = "auto") -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _limit_threads() -> None:
+    """One thread for linear algebra: its threads wait for each other, for minutes on a busy machine.
+
+    The matrices are small, the processes are many; PyTorch keeps threads of its own.
+    """
+    from threadpoolctl import threadpool_limits
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for what is not loaded yet
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    threadpool_limits(1, user_api="blas")
 
 
 def _set_theme() -> None:

@@ -71,7 +71,7 @@ STEPS: dict[str, Step] = {
     "70_predict": Step(
         "Predict clips", ("50_train_fusion",), ("predict/prediction.json",), labelled=True
     ),
-    "90_benchmark": Step("Benchmark", (START,), planned=False),
+    "90_benchmark": Step("Benchmark", ("branches",), planned=False),
 }
 ONLY_LABELLED = ("folds.parquet",)  # not written for a corpus without labels
 

@@ -50,12 +50,13 @@ def read_audio(row: dict[str, Any], sample_rate: int = 16000) -> np.ndarray:
 
 
 def read_text(row: dict[str, Any], column: str = "text") -> str:
-    """The transcript, stripped; an empty one is a missing branch."""
+    """The transcript or what a model made of it, stripped; an empty one is a missing branch."""
     text = row.get(column)
     if _given(text) and str(text).strip():
         return str(text).strip()
-    broken = "bad_encoding" in str(row.get("problem") or "")
-    raise media.MediaError("bad_encoding" if broken else "empty_text", str(row["clip_id"]))
+    code = "bad_encoding" if "bad_encoding" in str(row.get("problem") or "") else "empty_text"
+    refused = _given(row.get("transcript"))  # there were words, but no valid answer about them
+    raise media.MediaError("no_answer" if refused else code, str(row["clip_id"]))
 
 
 def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) -> pd.DataFrame:
@@ -67,7 +68,8 @@ def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) ->
         Takes the place of the transcript, one for each clip.
     """
     said = list(clips["text"] if texts is None else texts)
-    return clips.assign(text=said, content_hash=[paths.digest(text) for text in said])
+    hashes = [paths.digest(text) for text in said]
+    return clips.assign(transcript=clips["text"], text=said, content_hash=hashes)
 
 
 def _given(value: Any) -> bool:

@@ -118,12 +118,19 @@ def shard_name(shard: int, n_shards: int) -> str:
     return f"{shard:03d}-of-{n_shards:03d}.parquet"
 
 
-def read_shards(folder: Path, chosen: dict[str, Any], made_by: str) -> pa.Table:
-    """All shards of the selected extraction; a shard that is missing or stale is one clear line."""
+def read_shards(
+    folder: Path, chosen: dict[str, Any], made_by: str, partial: bool = False
+) -> pa.Table:
+    """All shards of the selected extraction; a shard that is missing or stale is one clear line.
+
+    partial : only those that are there, for a look while other shards are still at work.
+    """
     tables = []
     for shard in range(chosen["n_shards"]):
         path = folder / shard_name(shard, chosen["n_shards"])
         wanted = f"{made_by} --set shard={shard}" if chosen["n_shards"] > 1 else made_by
+        if partial and (not path.exists() or _recipe_of(path) != chosen["recipe_hash"]):
+            continue
         if not path.exists():
             raise paths.EcmfError(f"{paths.show(path)} is missing: run {wanted} first")
         if _recipe_of(path) != chosen["recipe_hash"]:

@@ -3,17 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from made_up import DIMS, make_branches, one_hot
 
 from ecmf_utils.fusion import Ecmf, masked_softmax
 from ecmf_utils.optimisation import parameter_groups
+
+from .made_up import DIMS, make_branches, one_hot
 
 
 @pytest.fixture
 def inputs():
     torch.manual_seed(0)
     x = {branch: torch.randn(7, dim) for branch, dim in DIMS.items()}
-    present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
+    present = torch.tensor(
+        [[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]]
+    )
     return x, present.bool()
 
 
@@ -53,7 +56,9 @@ def test_every_present_branch_matters(inputs, switches):
     module = network(**switches)
     for branch in DIMS:
         changed = {**x, branch: x[branch] + 1}
-        assert not torch.allclose(module(changed, present)["logits"][0], module(x, present)["logits"][0])
+        assert not torch.allclose(
+            module(changed, present)["logits"][0], module(x, present)["logits"][0]
+        )
 
 
 def test_attention_lets_a_branch_change_the_weight_of_another(inputs):

@@ -22,7 +22,9 @@ def answers():
 def test_scores_agree_with_scikit_learn(answers):
     y, proba = answers
     found, predicted = metrics.scores(y, proba), proba.argmax(1)
-    assert found["weighted_f1"] == pytest.approx(reference.f1_score(y, predicted, average="weighted"))
+    assert found["weighted_f1"] == pytest.approx(
+        reference.f1_score(y, predicted, average="weighted")
+    )
     assert found["macro_f1"] == pytest.approx(reference.f1_score(y, predicted, average="macro"))
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(y, predicted))
 
@@ -87,7 +89,11 @@ def test_coverage_of_the_interval_is_near_95_percent():
     for seed in range(100):
         right = rng.random(300) < 0.7
         low, high = metrics.bootstrap_ci(
-            np.zeros(300, int), np.eye(2)[1 - right.astype(int)], metric="accuracy", n=300, seed=seed
+            np.zeros(300, int),
+            np.eye(2)[1 - right.astype(int)],
+            metric="accuracy",
+            n=300,
+            seed=seed,
         ).ci
         inside += low <= 0.7 <= high
     assert 88 <= inside <= 100

@@ -1,0 +1,223 @@
+"""Every model by name: better than chance, saved and restored, clear about mistakes."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from ecmf_utils import baselines, features
+from ecmf_utils.linear import Scaler, group_folds, out_of_fold, softmax_regression
+from ecmf_utils.metrics import scores
+from ecmf_utils.paths import EcmfError
+
+from .made_up import DIMS, make_branches, one_hot
+
+QUICK = {"ecmf": {"epochs": 12}, "attention": {"epochs": 12, "hidden": 32}}
+NAMES = ["majority", "logreg", "late", "attention", "ecmf"]
+
+
+@pytest.fixture(scope="module")
+def split():
+    data, truth, _, groups = make_branches(300, n_groups=15)
+    held_out = group_folds(truth, groups, 3, 0) == 0
+    return data, truth, groups, np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+@pytest.fixture(scope="module")
+def fitted(split):
+    data, truth, groups, train, _ = split
+    train_data = features.take(data, train)
+
+    def fit(name):
+        model = baselines.make_model(name, DIMS, 4, **QUICK.get(name, {}))
+        return model.fit(train_data, one_hot(truth[train]), np.ones(len(train)), groups[train])
+
+    return {name: fit(name) for name in NAMES}
+
+
+def weighted_f1(model, split):
+    data, truth, _, _, test = split
+    return scores(truth[test], model.predict(features.take(data, test))[0])["weighted_f1"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probabilities_are_probabilities(fitted, split, name):
+    proba, weights = fitted[name].predict(split[0])
+    np.testing.assert_allclose(proba.sum(1), 1, atol=1e-9)
+    assert proba.shape == (300, 4) and (weights is None or weights.shape == (300, 3))
+
+
+@pytest.mark.parametrize("name", ["logreg", "late", "ecmf"])
+def test_models_learn(fitted, split, name):
+    assert weighted_f1(fitted[name], split) > 0.55
+
+
+def test_majority_predicts_the_shares_of_the_training_labels(split):
+    data = split[0]
+    targets = one_hot(np.arange(300) % 3)
+    model = baselines.make_model("majority", DIMS, 4).fit(data, targets, np.ones(300), split[2])
+    np.testing.assert_allclose(model.predict(data)[0][0], [1 / 3, 1 / 3, 1 / 3, 0])
+
+
+def test_late_is_at_least_as_good_as_its_best_branch(split, fitted):
+    data, truth, groups, train, test = split
+    alone = []
+    for branch in DIMS:
+        x, present = {branch: data.x[branch]}, {branch: data.present[branch]}
+        only = features.Features(data.clip_ids, x, present, {branch: DIMS[branch]})
+        model = baselines.make_model("late", only.dims, 4)
+        model.fit(
+            features.take(only, train), one_hot(truth[train]), np.ones(len(train)), groups[train]
+        )
+        alone.append(weighted_f1(model, (only, truth, groups, train, test)))
+    assert weighted_f1(fitted["late"], split) > max(alone)
+
+
+@pytest.mark.parametrize("name", ["late", "ecmf"])
+def test_weights_are_shares_of_the_present_branches(fitted, split, name):
+    data = split[0]
+    _, weights = fitted[name].predict(data)
+    present = np.stack(list(data.present.values()), axis=1)
+    assert (weights[~present] == 0).all()
+    np.testing.assert_allclose(weights.sum(1), present.any(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_without_any_branch_gets_a_prediction(fitted, split, name):
+    row = features.take(split[0], [0])
+    absent = {branch: np.array([False]) for branch in DIMS}
+    proba, _ = fitted[name].predict(features.Features(row.clip_ids, row.x, absent, row.dims))
+    assert np.isfinite(proba).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_model_predicts_the_same_to_the_bit(fitted, split, name, tmp_path):
+    fitted[name].save(tmp_path)
+    restored = baselines.load_model(tmp_path)
+    assert np.array_equal(restored.predict(split[0])[0], fitted[name].predict(split[0])[0])
+    assert not list(tmp_path.glob("*.pkl")) and (tmp_path / "model.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(fitted, tmp_path):
+    fitted["ecmf"].save(tmp_path)
+    other = baselines.make_model("ecmf", DIMS, 4, width=16)
+    with pytest.raises(EcmfError, match="another configuration.*settings"):
+        other.load(tmp_path)
+
+
+def test_a_broken_checkpoint_is_one_clear_line(fitted, tmp_path):
+    fitted["late"].save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(EcmfError, match="broken"):
+        baselines.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["logreg", "late", "ecmf"])
+def test_clips_of_weight_zero_do_not_count(split, name):
+    data, truth, groups, train, _ = split
+    targets, weights = one_hot(truth), np.zeros(300)
+    weights[train] = 1
+    poisoned = targets.copy()
+    poisoned[weights == 0] = one_hot((truth[weights == 0] + 1) % 4)
+    quick = QUICK.get(name, {})
+    one, two = (
+        baselines.make_model(name, DIMS, 4, **quick).fit(data, t, weights, groups).predict(data)[0]
+        for t in (targets, poisoned)
+    )
+    assert np.array_equal(one, two)
+
+
+def test_soft_targets_equal_rows_repeated_by_weight():
+    rng = np.random.default_rng(0)
+    x, targets = rng.normal(size=(40, 6)), rng.dirichlet(np.ones(3), 40)
+    soft = softmax_regression(x, targets, np.ones(40), 0.5)
+    reference = LogisticRegression(C=0.5, tol=1e-8, max_iter=5000).fit(
+        np.repeat(x, 3, axis=0), np.tile([0, 1, 2], 40), sample_weight=targets.ravel()
+    )
+    np.testing.assert_allclose(soft.predict(x), reference.predict_proba(x), atol=2e-3)
+
+
+def test_more_dimensions_than_rows_give_the_optimum_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(50, 200)), rng.integers(0, 3, 50)
+    ours = softmax_regression(x, one_hot(y, 3), np.ones(50), 0.01)
+    reference = LogisticRegression(C=0.01, tol=1e-8, max_iter=5000).fit(x, y)
+    new = rng.normal(size=(20, 200))
+    np.testing.assert_allclose(ours.predict(new), reference.predict_proba(new), atol=2e-3)
+
+
+def test_a_class_without_clips_gets_little_probability():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(60, 5)), rng.integers(0, 2, 60)
+    proba = softmax_regression(x, one_hot(y, 3), np.ones(60), 1.0).predict(x)
+    assert proba.shape == (60, 3) and proba[:, 2].max() < 0.05
+
+
+def test_out_of_fold_logits_do_not_know_the_labels_of_their_group():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(120, 300)), rng.integers(0, 4, 120)
+    logits, _ = out_of_fold(x, one_hot(y), np.ones(120), np.arange(120) % 10)
+    assert (logits.argmax(1) == y).mean() < 0.42
+
+
+def test_the_official_attention_network_has_the_published_layers():
+    module = baselines.OfficialAttention({"a": 10, "b": 20}, 6, hidden=8)
+    shapes = [tuple(p.shape) for p in module.parameters() if p.ndim == 2]
+    encoders = [(8, 10), (8, 8), (8, 8), (8, 20), (8, 8), (8, 8)]
+    assert shapes == [*encoders, (8, 16), (8, 8), (8, 8), (2, 8), (6, 8)]
+    assert module.classify.weight.shape == (6, 8)
+    assert sum(isinstance(m, torch.nn.Softmax) for m in module.modules()) == 0
+
+
+def test_scaler_ignores_absent_rows_and_constant_columns():
+    x = np.array([[1.0, 5], [3, 5], [0, 0]], np.float32)
+    data = features.Features(
+        ["a", "b", "c"], {"face": x}, {"face": np.array([1, 1, 0], bool)}, {"face": 2}
+    )
+    scaled = Scaler().fit(data, np.arange(3), ["face"]).apply(data)["face"]
+    np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: baselines.maker("lstm", DIMS, 4), "unknown model 'lstm'.*attention, ecmf, late"),
+        (lambda: baselines.maker("ecmf", DIMS, 4, depth=2), "no setting 'depth'.*dropout"),
+        (lambda: baselines.maker("majority", DIMS, 4, epochs=2), "no setting 'epochs'.*none"),
+        (lambda: baselines.maker("ecmf", {}, 4), "no branch"),
+    ],
+)
+def test_unknown_names_are_told_before_any_training(call, said):
+    with pytest.raises(EcmfError, match=said):
+        call()
+
+
+def test_cuda_that_is_not_there_is_told():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA GPU")
+    with pytest.raises(EcmfError, match="finds no CUDA GPU; set device=cpu or auto"):
+        baselines.make_model("ecmf", DIMS, 4, device="cuda")
+
+
+@pytest.mark.parametrize("name", ["logreg", "late", "ecmf"])
+def test_features_that_are_not_finite_name_the_branch(split, name):
+    data, truth, groups, *_ = split
+    bad = {**data.x, "audio": data.x["audio"].copy()}
+    bad["audio"][np.flatnonzero(data.present["audio"])[0], 0] = np.nan
+    broken = features.Features(data.clip_ids, bad, data.present, data.dims)
+    with pytest.raises(EcmfError, match="branch audio: 1 clips have NaN"):
+        baselines.make_model(name, DIMS, 4).fit(broken, one_hot(truth), np.ones(300), groups)
+
+
+def test_features_of_another_size_are_told(fitted, split):
+    data = split[0]
+    wider = {**data.x, "face": np.zeros((300, 61), np.float32)}
+    with pytest.raises(EcmfError, match="branch face: 61 dimensions.*trained on 60"):
+        fitted["late"].predict(
+            features.Features(data.clip_ids, wider, data.present, {**DIMS, "face": 61})
+        )
+
+
+def test_count_parameters_needs_no_fit():
+    assert baselines.count_parameters(baselines.make_model("late", DIMS, 4)) == (150 + 3) * 4
+    assert baselines.count_parameters(baselines.make_model("ecmf", DIMS, 4)) > 4000

@@ -1,0 +1,255 @@
+"""The protocol and its promises: repeatable, resumable, honest about what was predicted."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ecmf_utils import baselines, features, training
+from ecmf_utils.learner import balanced, inner_split
+from ecmf_utils.optimisation import schedule
+from ecmf_utils.paths import EcmfError
+
+from .made_up import DIMS, group_numbers, make_branches, one_hot
+
+LABELS = ["neutral", "angry", "happy", "sad"]
+make = baselines.maker("ecmf", DIMS, 4, epochs=6, refit=False)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    data, truth, _, groups = make_branches(150)
+    return data, truth, groups, group_numbers(groups)
+
+
+@pytest.fixture(scope="module")
+def test_clips():
+    return make_branches(30, seed=5)[0]
+
+
+def run(problem, keep=None, seeds=(0, 1), maker=make, **kwargs):
+    data, truth, groups, folds = problem
+    return training.cross_validate(
+        maker, data, one_hot(truth), np.ones(len(truth)), folds, groups,
+        kwargs.pop("test", None), seeds=seeds, keep=keep, **kwargs,
+    )  # fmt: skip
+
+
+def test_every_clip_is_scored_once_per_seed(problem, test_clips):
+    result = run(problem, test=test_clips)
+    assert np.isfinite(result.oof).all() and result.oof.shape == (150, 4)
+    assert result.test.shape == (30, 4) and result.test_weights.shape == (30, 3)
+    assert len(result.per_seed) == 2 and len(result.estimators) == 6
+    np.testing.assert_allclose(result.oof, np.mean(result.per_seed, axis=0))
+    assert {(row["fold"], row["seed"]) for h in result.histories for row in h} == {
+        (fold, seed) for fold in range(3) for seed in range(2)
+    }
+
+
+def test_test_prediction_is_the_mean_over_folds_and_seeds(problem, test_clips):
+    result = run(problem, test=test_clips)
+    each = [model.predict(test_clips)[0] for model in result.estimators]
+    np.testing.assert_allclose(result.test, np.mean(each, axis=0))
+    np.testing.assert_allclose(training.predict_mean(result.estimators, test_clips)[0], result.test)
+
+
+@pytest.mark.parametrize("name", ["ecmf", "attention"])
+def test_the_same_seed_gives_the_same_bits_twice(problem, name):
+    maker = baselines.maker(name, DIMS, 4, epochs=4)
+    torch.manual_seed(123)  # what the caller drew before must not matter
+    first = run(problem, seeds=[3], maker=maker)
+    torch.rand(10)
+    second = run(problem, seeds=[3], maker=maker)
+    assert np.array_equal(first.oof, second.oof)
+
+
+def test_another_seed_gives_another_prediction(problem):
+    result = run(problem)
+    assert not np.array_equal(*result.per_seed)
+
+
+def test_training_leaves_the_callers_random_state_alone(problem):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    run(problem, seeds=[1])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_the_same(problem, tmp_path):
+    undisturbed = run(problem)
+    calls = []
+
+    def dies_at_the_fourth():
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return make()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, keep=tmp_path, maker=dies_at_the_fourth)
+    resumed = run(problem, keep=tmp_path)
+    assert resumed.reused == 3
+    assert np.array_equal(resumed.oof, undisturbed.oof)
+
+
+def test_a_finished_run_is_read_back(problem, tmp_path, test_clips):
+    first = run(problem, keep=tmp_path, test=test_clips)
+    again = run(problem, keep=tmp_path, test=test_clips)
+    assert (first.reused, again.reused) == (0, 6)
+    assert np.array_equal(first.test, again.test) and again.histories == first.histories
+    models = baselines.load_run(tmp_path)
+    assert np.array_equal(training.predict_mean(models, test_clips)[0], first.test)
+
+
+def test_changed_labels_settings_or_features_are_trained_again(problem, tmp_path):
+    data, truth, groups, folds = problem
+    run(problem, keep=tmp_path, seeds=[0])
+    other = baselines.maker("ecmf", DIMS, 4, epochs=5, refit=False)
+    assert run(problem, keep=tmp_path, seeds=[0], maker=other).reused == 0
+    run(problem, keep=tmp_path, seeds=[0])
+    moved = truth.copy()
+    moved[0] = (truth[0] + 1) % 4  # in fold 0: its own fit does not see it, the others do
+    assert run((data, moved, groups, folds), keep=tmp_path, seeds=[0]).reused == 1
+    run(problem, keep=tmp_path, seeds=[0])
+    shifted = {**data.x, "face": data.x["face"] + np.float32(1e-3)}
+    changed = features.Features(data.clip_ids, shifted, data.present, data.dims)
+    assert run((changed, truth, groups, folds), keep=tmp_path, seeds=[0]).reused == 0
+
+
+def test_a_half_written_fit_is_made_again(problem, tmp_path):
+    first = run(problem, keep=tmp_path, seeds=[0])
+    (tmp_path / "seed0-fold1" / "fit.json").write_text('{"dig')
+    (tmp_path / "seed0-fold2" / "fit.json").unlink()
+    again = run(problem, keep=tmp_path, seeds=[0])
+    assert again.reused == 1 and np.array_equal(first.oof, again.oof)
+
+
+def test_checkpoints_are_safetensors_and_json_only(problem, tmp_path):
+    run(problem, keep=tmp_path, seeds=[0])
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {
+        ".safetensors",
+        ".json",
+    }
+    info = json.loads((tmp_path / "seed0-fold0" / "model.json").read_text())
+    assert info["recipe"]["model"] == "ecmf" and info["inner_rows"]
+
+
+def test_extra_clips_are_learned_from_and_never_scored(problem):
+    data, truth, groups, folds = problem
+    folds, groups = folds.copy(), groups.copy()
+    folds[:20], groups[:20] = training.EXTRA, "elsewhere"
+    result = run((data, truth, groups, folds), seeds=[0])
+    assert np.isnan(result.oof[:20]).all() and np.isfinite(result.oof[20:]).all()
+    assert set(range(20)) <= set(training.training_rows(folds, groups, 1))
+
+
+def test_extra_clips_of_a_held_out_group_are_left_out(problem):
+    _, _, groups, folds = problem
+    folds = folds.copy()
+    folds[:20] = training.EXTRA
+    rows = training.training_rows(folds, groups, 1)
+    assert not set(groups[rows]) & set(groups[folds == 1])
+
+
+def test_targets_may_differ_by_held_out_fold(problem):
+    data, truth, groups, folds = problem
+    asked = []
+
+    def targets(fold):
+        asked.append(fold)
+        return one_hot(truth)
+
+    maker = baselines.maker("majority", DIMS, 4)
+    training.cross_validate(maker, data, targets, np.ones(150), folds, groups)
+    assert set(asked) == {0, 1, 2}
+
+
+def test_a_group_in_two_folds_is_refused(problem):
+    data, truth, groups, folds = problem
+    folds = folds.copy()
+    folds[0] = (folds[0] + 1) % 3
+    with pytest.raises(EcmfError, match="group 'speaker00' lies in more than one fold"):
+        run((data, truth, groups, folds))
+
+
+def test_one_fold_is_refused(problem):
+    data, truth, groups, _ = problem
+    with pytest.raises(EcmfError, match="1 folds.*at least 2"):
+        run((data, truth, groups, np.zeros(150, int)))
+
+
+def test_prediction_without_branches_equals_their_absence(problem, test_clips):
+    models = run(problem, seeds=[0]).estimators
+    absent = {**test_clips.present, "face": np.zeros(30, bool)}
+    gone = features.Features(test_clips.clip_ids, test_clips.x, absent, test_clips.dims)
+    expected = training.predict_mean(models, gone)[0]
+    assert np.array_equal(training.predict_without(models, test_clips, ["face"]), expected)
+    for left in DIMS:
+        others = [branch for branch in DIMS if branch != left]
+        assert np.isfinite(training.predict_without(models, test_clips, others)).all()
+
+
+def test_predictions_are_written_and_read(home):
+    proba, weights = np.eye(4)[[0, 3, 1]], np.full((3, 2), 0.5)
+    training.save_predictions("p", "ecmf", LABELS, ["face", "text"], ["a", "b", "c"],
+                              ["oof", "test", "unlabelled"], proba, weights, 3)  # fmt: skip
+    table = training.read_predictions("p", "ecmf")
+    assert list(table["predicted"]) == ["neutral", "sad", "angry"]
+    assert {"clip_id", "role", "p_happy", "w_face", "w_text", "seeds"} <= set(table)
+    assert table["p_sad"].tolist() == [0, 1, 0] and set(table["seeds"]) == {3}
+
+
+def test_predictions_of_an_unknown_role_are_refused(home):
+    with pytest.raises(EcmfError, match="role 'train'"):
+        training.save_predictions("p", "x", LABELS, [], ["a"], ["train"], np.eye(4)[:1], None, 1)
+
+
+def test_missing_predictions_name_the_notebook(home):
+    with pytest.raises(EcmfError, match="50_train_fusion"):
+        training.read_predictions("p", "ecmf")
+
+
+@pytest.mark.parametrize(
+    ("targets", "weights", "said"),
+    [
+        (np.eye(4)[[0] * 150], np.zeros(150), "no clip to train on"),
+        (np.ones((150, 4)), np.ones(150), "must be distributions"),
+        (np.eye(4), np.ones(150), "150 clips, but targets of shape"),
+    ],
+)
+def test_mistakes_in_targets_are_one_clear_line(problem, targets, weights, said):
+    with pytest.raises(EcmfError, match=said):
+        make().fit(problem[0], targets, weights, problem[2])
+
+
+def test_inner_rows_are_whole_groups_and_weightless_rows_are_in_neither(problem):
+    _, truth, groups, _ = problem
+    weights = np.ones(150)
+    weights[:30] = 0
+    train, inner = inner_split(one_hot(truth), weights, groups, 0.2, 0)
+    assert not set(groups[train]) & set(groups[inner])
+    assert sorted([*train, *inner]) == list(range(30, 150)) and 0.1 < len(inner) / 120 < 0.35
+
+
+def test_early_stopping_keeps_the_best_epoch(problem):
+    data, truth, groups, _ = problem
+    model = baselines.make_model("ecmf", DIMS, 4, epochs=60, patience=3, lr=2e-2, refit=False)
+    model.fit(data, one_hot(truth), np.ones(150), groups)
+    losses = [row["inner_loss"] for row in model.history_]
+    assert len(losses) == int(np.argmin(losses)) + 4 < 60
+    inner = features.take(data, model.inner_rows_)
+    proba = model.predict(inner)[0][np.arange(len(model.inner_rows_)), truth[model.inner_rows_]]
+    assert -np.log(proba).mean() == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_class_balance_gives_every_class_the_same_weight():
+    targets = one_hot(np.array([0, 0, 0, 1]), 2)
+    weights = balanced(np.ones(4, np.float32), targets)
+    np.testing.assert_allclose(weights @ targets, [2, 2])
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    rates = [schedule(done, 0.1) for done in np.linspace(0, 1, 101)]
+    assert int(np.argmax(rates)) == 10 and rates[0] < 0.05 and rates[-1] == pytest.approx(0)
