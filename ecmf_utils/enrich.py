@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
-from .paths import EcmfError, data_dir, digest, read_parquet, resource, write_parquet
+from . import llm
+from .paths import EcmfError, data_dir, digest, read_parquet, write_parquet
 from .progress import track
 
 PROMPT_VERSION = 1
-PROMPT = """You read one spoken sentence without sound or picture. Judge how the speaker feels.
+PROMPT = (
+    """You read one spoken sentence without sound or picture. Judge how the speaker feels.
 Answer with one JSON object and nothing else:
 {{"distribution": {{{keys}}}, "cues": [...], "reading": "..."}}
 distribution: probabilities that sum to 1; spread them when the words leave it open.
 cues: up to three quotations from the sentence that carry feeling, or an empty list.
 reading: one sentence of at most 25 words on what the speaker feels and why.
-The sentence: {text}"""
+"""
+    + llm.QUESTION
+    + "{text}"
+)
 REPAIR = "That was not the JSON object asked for ({fault}). Answer again with the JSON object only."
-SAMPLING = {"temperature": 0.0, "max_tokens": 300}
 SUM_TOLERANCE = 0.05
-Client = Callable[[list[dict[str, str]]], str]
 
 
 class Answer(BaseModel):
@@ -69,111 +70,8 @@ def parse(raw: str, labels: list[str]) -> Answer:
     return answer
 
 
-# ---- who is asked
-
-def make_client(model: str, base_url: str = "", allow_remote: bool = False) -> Client:
-    """The function that sends a chat to a model and returns its raw text.
-
-    Parameters
-    ----------
-    model : str
-        `replay` (the recorded answers that ship with the package), `openai:<name>` (any server that speaks
-        the OpenAI protocol at `base_url`: vLLM, SGLang, llama.cpp, Ollama), or `hf:<id or path>` (transformers,
-        in this process).
-    allow_remote : bool
-        Transcripts leave this machine only when this is True.
-
-    Raises
-    ------
-    EcmfError
-        Unknown kind of model, or a server elsewhere without the opt-in.
-    """
-    kind, _, name = model.partition(":")
-    if kind == "replay":
-        return _replay()
-    if kind == "openai" and name:
-        return _server(name, base_url, allow_remote)
-    if kind == "hf" and name:
-        return _in_process(name)
-    raise EcmfError(f"model={model!r}: expected replay, openai:<name> or hf:<id or path>")
-
-
-def recorded() -> dict[str, dict[str, Any]]:
-    """The recorded answers by sentence; how they were made stands in the first line of the file."""
-    lines = resource("enriched.jsonl").read_text(encoding="utf-8").splitlines()[1:]
-    return {row["sentence"]: row for row in map(json.loads, lines)}
-
-
-def _replay() -> Client:
-    answers = recorded()
-
-    def ask(chat: list[dict[str, str]]) -> str:
-        sentence = chat[0]["content"].rsplit("The sentence: ", 1)[1]
-        if sentence not in answers:
-            raise LookupError("not_recorded")
-        return json.dumps({key: answers[sentence][key] for key in Answer.model_fields})
-
-    return ask
-
-
-def _server(name: str, base_url: str, allow_remote: bool) -> Client:
-    host = urlparse(base_url).hostname or ""
-    if not host:
-        raise EcmfError(f"base_url={base_url!r}: expected an address such as http://localhost:8000/v1")
-    if not _is_local(host) and not allow_remote:
-        raise EcmfError(f"base_url={base_url!r}: transcripts would leave this machine; "
-                        "set allow_remote=true if the corpus permits it")
-    try:
-        import openai
-    except ImportError as error:
-        raise EcmfError("model=openai:… needs the openai package: pip install 'ecmf_utils[llm]'") from error
-    import os
-
-    client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=2)
-
-    def ask(chat: list[dict[str, str]]) -> str:
-        try:
-            reply = client.chat.completions.create(model=name, messages=chat, **SAMPLING)
-        except openai.OpenAIError as error:
-            raise EcmfError(f"{base_url}: the server did not answer for {name} ({error}); "
-                            "answers so far are kept, run the same command again") from error
-        return reply.choices[0].message.content or ""
-
-    return ask
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _in_process(name: str) -> Client:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True).eval()
-    except (OSError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise EcmfError(f"model=hf:{name}: cannot be loaded ({line}); give a local folder or log in to the hub") from error
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def ask(chat: list[dict[str, str]]) -> str:
-        text = chat[0]["content"]
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        inputs = tokenizer(text, return_tensors="pt").to(model.device)
-        with torch.inference_mode():
-            out = model.generate(**inputs, max_new_tokens=SAMPLING["max_tokens"], do_sample=False)
-        return tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
-
-    return ask
-
-
 # ---- asking
+
 
 def enrich(
     profile: str,
@@ -210,7 +108,7 @@ def ask(
     labels : list of str
         What the answer's distribution is over.
     model, base_url, allow_remote
-        Those of `make_client`.
+        Those of `llm.make_client`.
 
     Returns
     -------
@@ -221,20 +119,30 @@ def ask(
     folder = data_dir(profile) / "enriched"
     distinct = sorted({text for text in texts if isinstance(text, str) and text.strip()})
     cache = _read_cache(folder / "cache.jsonl")
-    client = make_client(model, base_url, allow_remote)
+    client = llm.make_client(model, base_url, allow_remote)
     rows = []
     for text in track(distinct, len(distinct), "enrich"):
-        key = digest(model, base_url, PROMPT_VERSION, messages(text, labels), SAMPLING)
+        key = digest(model, base_url, PROMPT_VERSION, messages(text, labels), llm.SAMPLING)
         if key not in cache:
             cache[key] = _ask(client, text, labels)
             _append(folder / "cache.jsonl", key, cache[key])
         rows.append(_row(text, key, cache[key], labels, model))
-    columns = ["text", "key", "status", "problem", *(f"p_{label}" for label in labels), "cues", "reading", "raw",
-               "model", "prompt_version"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = [
+        "text",
+        "key",
+        "status",
+        "problem",
+        *(f"p_{label}" for label in labels),
+        "cues",
+        "reading",
+        "raw",
+        "model",
+        "prompt_version",
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"problem": "str", "reading": "str", "cues": "str"})
 
 
-def _ask(client: Client, text: str, labels: list[str]) -> dict[str, str]:
+def _ask(client: llm.Client, text: str, labels: list[str]) -> dict[str, str]:
     chat, raw, fault = messages(text, labels), "", ""
     for _ in range(2):
         try:
@@ -245,16 +153,29 @@ def _ask(client: Client, text: str, labels: list[str]) -> dict[str, str]:
             return {"raw": "", "problem": str(error)}
         except ValueError as error:
             fault = str(error)
-            chat = [*chat, {"role": "assistant", "content": raw},
-                    {"role": "user", "content": REPAIR.format(fault=fault)}]
+            chat = [
+                *chat,
+                {"role": "assistant", "content": raw},
+                {"role": "user", "content": REPAIR.format(fault=fault)},
+            ]
     return {"raw": raw, "problem": f"invalid_answer: {fault}"}
 
 
 def _row(text: str, key: str, entry: dict[str, str], labels: list[str], model: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"text": text, "key": key, "raw": entry["raw"], "model": model,
-                           "prompt_version": PROMPT_VERSION, "problem": entry["problem"] or None}
+    row: dict[str, Any] = {
+        "text": text,
+        "key": key,
+        "raw": entry["raw"],
+        "model": model,
+        "prompt_version": PROMPT_VERSION,
+        "problem": entry["problem"] or None,
+    }
     if entry["problem"]:
-        return row | {"status": "refused", "cues": None, "reading": None} | {f"p_{name}": None for name in labels}
+        return (
+            row
+            | {"status": "refused", "cues": None, "reading": None}
+            | {f"p_{name}": None for name in labels}
+        )
     answer = parse(entry["raw"], labels)
     shares = {f"p_{name}": answer.distribution[name] for name in labels}
     return row | {"status": "ok", "cues": "; ".join(answer.cues), "reading": answer.reading} | shares
@@ -274,7 +195,9 @@ def _read_cache(path: Path) -> dict[str, dict[str, str]]:
 def _append(path: Path, key: str, entry: dict[str, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:  # newline first: a killed run may have left half a line
+        with open(
+            path, "a", encoding="utf-8"
+        ) as file:  # newline first: a killed run may have left half a line
             file.write("\n" + json.dumps({"key": key, **entry}, ensure_ascii=False))
     except OSError as error:
         raise EcmfError(f"{path}: cannot be written ({error.strerror}); answers so far are kept") from error
@@ -282,10 +205,13 @@ def _append(path: Path, key: str, entry: dict[str, str]) -> None:
 
 # ---- using
 
+
 def read_answers(profile: str) -> pd.DataFrame:
     """The answers of `30_enrich_text`, one row per distinct transcript."""
-    return read_parquet(data_dir(profile) / "enriched" / "answers.parquet",
-                        made_by=f"`ecmf run 30 --profile {profile}`")
+    return read_parquet(
+        data_dir(profile) / "enriched" / "answers.parquet",
+        made_by=f"`ecmf run 30 --profile {profile}`",
+    )
 
 
 def render(answer: dict[str, Any], labels: list[str]) -> str | None:

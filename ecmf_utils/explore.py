@@ -41,7 +41,9 @@ def _measure_row(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(row["audio"], str):
             made |= _sound(read_audio(row["audio"], RATE))
         if row["width"] == row["width"]:  # not NaN
-            made |= _pictures(read_frames(row["video"], frame_times(row["duration_s"], count=5), max_side=120)[0])
+            made |= _pictures(
+                read_frames(row["video"], frame_times(row["duration_s"], count=5), max_side=120)[0]
+            )
     except MediaError:  # already a row of the problem table
         pass
     return made

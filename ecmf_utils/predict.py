@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import baselines, corpus, encoders, enrich, faces, features, media, training
+from . import baselines, corpus, encoders, enrich, faces, features, media, sources, training
 from .paths import EcmfError, data_dir
 
 
@@ -35,7 +35,7 @@ def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, A
         row = (ready if len(ready) else clips[clips["status"] == "ok"]).iloc[0].to_dict()
         return row if text is None else row | {"text": text}
     path = Path(clip).expanduser().resolve()
-    said = corpus.sidecar_text(path) if text is None else text
+    said = sources.sidecar_text(path) if text is None else text
     start = pd.DataFrame([{"clip_id": path.stem, "video": str(path), "text": said, "problem": None}])
     row = corpus.probe_all(start, 1).iloc[0].to_dict()
     if row["status"] != "ok":
@@ -63,16 +63,26 @@ def encode(
     for branch in branches:
         chosen = features.selected(profile, branch)
         row, reader = _reader(one, profile, branch, chosen["recipe"], labels, base_url, allow_remote)
-        model = encoders.load(chosen["recipe"]["name"], branch, layers=chosen["recipe"]["layers"], device=device)
+        model = encoders.load(
+            chosen["recipe"]["name"], branch, layers=chosen["recipe"]["layers"], device=device
+        )
         made = features.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"]["pooling"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])
-        x[branch] = np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
+        x[branch] = (
+            np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
+        )
     return features.Features([one["clip_id"]], x, present, dims)
 
 
 def _reader(
-    one: dict[str, Any], profile: str, branch: str, how: dict[str, Any], labels: list[str], base_url: str, remote: bool
+    one: dict[str, Any],
+    profile: str,
+    branch: str,
+    how: dict[str, Any],
+    labels: list[str],
+    base_url: str,
+    remote: bool,
 ) -> tuple[dict[str, Any], Any]:
     if branch == "face":
         return one, partial(_crops, settings=how["extra"]["crops"])
@@ -80,9 +90,15 @@ def _reader(
         answer = enrich.ask(profile, [one["text"]], labels, how["extra"]["model"], base_url, remote)
         said = enrich.render(answer.iloc[0].to_dict(), labels) if len(answer) else None
         return one | {"text": said}, features.read_text
-    reader = {"scene": features.read_scene, "audio": features.read_audio, "text": features.read_text}.get(branch)
+    reader = {
+        "scene": features.read_scene,
+        "audio": features.read_audio,
+        "text": features.read_text,
+    }.get(branch)
     if reader is None:
-        raise EcmfError(f"branch {branch!r}: a single clip can be encoded for scene, face, audio, text and context")
+        raise EcmfError(
+            f"branch {branch!r}: a single clip can be encoded for scene, face, audio, text and context"
+        )
     return one, partial(reader, **how["extra"])
 
 
@@ -102,8 +118,13 @@ def _pooled(made: dict[str, Any], pooling: str) -> np.ndarray | None:
 
 def availability(inputs: features.Features, branches: Sequence[str]) -> pd.DataFrame:
     """Which branches of the clip could be encoded: index branch, columns `dimension`, `present`."""
-    return pd.DataFrame({"dimension": [inputs.dims[b] for b in branches],
-                         "present": [bool(inputs.present[b][0]) for b in branches]}, index=list(branches))
+    return pd.DataFrame(
+        {
+            "dimension": [inputs.dims[b] for b in branches],
+            "present": [bool(inputs.present[b][0]) for b in branches],
+        },
+        index=list(branches),
+    )
 
 
 def fuse(inputs: features.Features, profile: str, run_name: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -114,7 +135,11 @@ def fuse(inputs: features.Features, profile: str, run_name: str) -> tuple[np.nda
 
 
 def each_branch(
-    inputs: features.Features, profile: str, run_name: str, branches: Sequence[str], labels: list[str]
+    inputs: features.Features,
+    profile: str,
+    run_name: str,
+    branches: Sequence[str],
+    labels: list[str],
 ) -> pd.DataFrame:
     """What the fusion says of each present branch when all others are hidden: index branch, columns labels."""
     models = baselines.load_run(data_dir(profile) / "runs" / run_name)
@@ -123,4 +148,3 @@ def each_branch(
         others = [b for b in branches if b != branch]
         rows[branch] = training.predict_without(models, inputs, others)[0]
     return pd.DataFrame.from_dict(rows, orient="index", columns=labels)
-

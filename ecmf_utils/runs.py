@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import baselines, corpus, features, metrics, training
-from .paths import EcmfError, data_dir, read_json, read_parquet, write_json
-from .progress import track
+from . import corpus, features, metrics, training
+from .paths import EcmfError, data_dir, read_parquet, write_json
 
 PSEUDO = -2  # fold of clips that may join every training set and are never scored
-ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "branch_dropout": 0.0}
 
 
 @dataclass
@@ -41,14 +39,25 @@ class Problem:
     def table(self) -> pd.DataFrame:
         """How many clips have each branch, by role."""
         n = len(self.given)
-        rows = {b: {"dimension": self.data.dims[b], "training clips": int(self.data.present[b][:n].sum()),
-                    "test clips": int(self.test.present[b][self.test_y >= 0].sum())} for b in self.branches}
-        total = {"dimension": sum(self.data.dims.values()), "training clips": n,
-                 "test clips": int((self.test_y >= 0).sum())}
+        rows = {
+            b: {
+                "dimension": self.data.dims[b],
+                "training clips": int(self.data.present[b][:n].sum()),
+                "test clips": int(self.test.present[b][self.test_y >= 0].sum()),
+            }
+            for b in self.branches
+        }
+        total = {
+            "dimension": sum(self.data.dims.values()),
+            "training clips": n,
+            "test clips": int((self.test_y >= 0).sum()),
+        }
         return pd.DataFrame(rows | {"all": total}).T
 
 
-def load_problem(profile: str, branches: Sequence[str], labels: Sequence[str], trained_on: str = "refined") -> Problem:
+def load_problem(
+    profile: str, branches: Sequence[str], labels: Sequence[str], trained_on: str = "refined"
+) -> Problem:
     """Features, labels and folds of a profile, ready for cross-validation.
 
     Parameters
@@ -69,8 +78,10 @@ def load_problem(profile: str, branches: Sequence[str], labels: Sequence[str], t
     ids = [*folds.index, *extra]
     given = clips["label"].reindex(folds.index).map(code)
     if given.isna().any():
-        raise EcmfError(f"data/{profile}/clips.parquet: clip {given.index[given.isna()][0]} has label "
-                        f"{clips['label'][given.index[given.isna()][0]]!r}, which is not one of {', '.join(labels)}")
+        raise EcmfError(
+            f"data/{profile}/clips.parquet: clip {given.index[given.isna()][0]} has label "
+            f"{clips['label'][given.index[given.isna()][0]]!r}, which is not one of {', '.join(labels)}"
+        )
     given = given.to_numpy(int)
     fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), PSEUDO)])
     targets, weights = {}, {}
@@ -78,13 +89,27 @@ def load_problem(profile: str, branches: Sequence[str], labels: Sequence[str], t
         targets[k], weights[k] = _targets(ids, given, refined, k, list(labels))
     held = clips[(clips["split"] != "train") & (clips["status"] == "ok")]
     test_y = held["label"].map(code).where(held["split"] == "test").fillna(-1).to_numpy(int)
-    return Problem(list(labels), list(branches), trained_on, features.load(profile, branches, clip_ids=ids), fold,
-                   clips["group"].reindex(ids).to_numpy(object), given, targets, weights,
-                   features.load(profile, branches, clip_ids=list(held.index)), test_y, clips)
+    return Problem(
+        list(labels),
+        list(branches),
+        trained_on,
+        features.load(profile, branches, clip_ids=ids),
+        fold,
+        clips["group"].reindex(ids).to_numpy(object),
+        given,
+        targets,
+        weights,
+        features.load(profile, branches, clip_ids=list(held.index)),
+        test_y,
+        clips,
+    )
 
 
 def _read_refined(profile: str) -> pd.DataFrame:
-    return read_parquet(data_dir(profile) / "labels" / "refined.parquet", made_by=f"`ecmf run 40 --profile {profile}`")
+    return read_parquet(
+        data_dir(profile) / "labels" / "refined.parquet",
+        made_by=f"`ecmf run 40 --profile {profile}`",
+    )
 
 
 def _pseudo_ids(refined: pd.DataFrame, clips: pd.DataFrame) -> list[str]:
@@ -120,8 +145,16 @@ def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: S
         `oof` (M, C) for the labelled training clips, `test` for all other clips.
     """
     result = training.cross_validate(
-        make, problem.data, problem.targets.__getitem__, problem.weights.__getitem__, problem.fold, problem.group,
-        problem.test, seeds=list(seeds), keep=data_dir(profile) / "runs" / key)
+        make,
+        problem.data,
+        problem.targets.__getitem__,
+        problem.weights.__getitem__,
+        problem.fold,
+        problem.group,
+        problem.test,
+        seeds=list(seeds),
+        keep=data_dir(profile) / "runs" / key,
+    )
     n = len(problem.given)
     result.oof = result.oof[:n]
     result.oof_weights = None if result.oof_weights is None else result.oof_weights[:n]
@@ -130,6 +163,7 @@ def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: S
 
 
 # ---- scores
+
 
 def score_rows(profile: str, problem: Problem, result: training.Run, model: str) -> list[dict[str, Any]]:
     """One row per split and kind of truth: what `results.json` lists.
@@ -151,15 +185,33 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
 
 
 def _score_row(
-    problem: Problem, model: str, seeds: int, split: str, scored_on: str, ids: list[str], y: np.ndarray, proba: np.ndarray
+    problem: Problem,
+    model: str,
+    seeds: int,
+    split: str,
+    scored_on: str,
+    ids: list[str],
+    y: np.ndarray,
+    proba: np.ndarray,
 ) -> dict[str, Any]:
     speakers = problem.clips["speaker"].reindex(ids).to_numpy(object)
     interval = metrics.bootstrap_ci(y, proba, speakers)
     found = {name: round(value, 4) for name, value in metrics.scores(y, proba).items()}
-    return {"model": model, "branches": problem.branches, "labels": problem.trained_on, "split": split, "n": len(y),
-            "seeds": seeds, "weighted_f1": found["weighted_f1"], "ci95": [round(v, 4) for v in interval.ci],
-            "ci_unit": interval.unit, "accuracy": found["accuracy"], "macro_f1": found["macro_f1"],
-            "ece": found["ece"], "scored_on": scored_on}
+    return {
+        "model": model,
+        "branches": problem.branches,
+        "labels": problem.trained_on,
+        "split": split,
+        "n": len(y),
+        "seeds": seeds,
+        "weighted_f1": found["weighted_f1"],
+        "ci95": [round(v, 4) for v in interval.ci],
+        "ci_unit": interval.unit,
+        "accuracy": found["accuracy"],
+        "macro_f1": found["macro_f1"],
+        "ece": found["ece"],
+        "scored_on": scored_on,
+    }
 
 
 def _truth(profile: str, problem: Problem) -> pd.Series | None:
@@ -173,82 +225,18 @@ def save(profile: str, key: str, problem: Problem, result: training.Run, rows: l
     n = len(problem.given)
     role = problem.clips["split"].reindex(problem.test.clip_ids).to_numpy(object)
     training.save_predictions(
-        profile, key, problem.labels, problem.branches,
-        [*problem.data.clip_ids[:n], *problem.test.clip_ids], ["oof"] * n + list(role),
-        np.concatenate([result.oof, result.test]), _stack(result), len(result.per_seed))
+        profile,
+        key,
+        problem.labels,
+        problem.branches,
+        [*problem.data.clip_ids[:n], *problem.test.clip_ids],
+        ["oof"] * n + list(role),
+        np.concatenate([result.oof, result.test]),
+        _stack(result),
+        len(result.per_seed),
+    )
     write_json(data_dir(profile) / "runs" / key / "scores.json", rows)
 
 
 def _stack(result: training.Run) -> np.ndarray | None:
     return None if result.oof_weights is None else np.concatenate([result.oof_weights, result.test_weights])
-
-
-# ---- the comparison
-
-def plan(
-    models: Iterable[str], refined: Iterable[str], single: str, branches: Sequence[str], ablations: bool
-) -> list[dict[str, Any]]:
-    """The runs of a comparison: `key`, `model`, `branches`, `labels`, `settings`."""
-    rows = [_planned(model, branches, "given") for model in models]
-    rows += [_planned(model, branches, "refined") for model in refined]
-    rows += [_planned(single, [branch], "given") for branch in branches] if single else []
-    if ablations:
-        rows += [_planned("ecmf", branches, "refined", {part: value}) for part, value in ABLATIONS.items()]
-        rows += [_planned("ecmf", [b for b in branches if b != out], "refined") for out in branches]
-    return rows
-
-
-def _planned(model: str, branches: Sequence[str], labels: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    name = model + "".join(f"-no-{part}" for part in settings or {})
-    return {"key": f"{name}-{'+'.join(branches)}-{labels}", "model": name, "base": model, "branches": list(branches),
-            "labels": labels, "settings": settings or {}}
-
-
-def run_plan(
-    profile: str, planned: list[dict[str, Any]], labels: Sequence[str], seeds: Sequence[int], epochs: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Run a comparison; what is unchanged since last time is read from disk.
-
-    Returns
-    -------
-    dict
-        Run key to its score rows.
-    """
-    done = {}
-    for one in track(planned, len(planned), "compare"):
-        problem = load_problem(profile, one["branches"], labels, one["labels"])
-        settings = one["settings"] | ({"epochs": epochs} if baselines.has_epochs(one["base"]) else {})
-        make = baselines.maker(one["base"], problem.data.dims, len(labels), **settings)
-        once = list(seeds) if baselines.is_random(one["base"]) else [seeds[0]]
-        result = cross_validate(profile, one["key"], problem, make, once)
-        done[one["key"]] = score_rows(profile, problem, result, one["model"])
-        save(profile, one["key"], problem, result, done[one["key"]])
-    return done
-
-
-def finished(profile: str, key: str) -> list[dict[str, Any]]:
-    """The score rows that a run left."""
-    return read_json(data_dir(profile) / "runs" / key / "scores.json", made_by=f"`ecmf run 50 --profile {profile}`")
-
-
-def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str]) -> pd.DataFrame:
-    """Weighted F1 of run `key` minus that of each other run on the same test clips.
-
-    Returns
-    -------
-    DataFrame
-        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap over speakers), `p`.
-    """
-    clips = corpus.read_clips(profile).set_index("clip_id")
-    code = {label: i for i, label in enumerate(labels)}
-    tables = {name: training.read_predictions(profile, name).query("role == 'test'").set_index("clip_id")
-              for name in [key, *others]}
-    ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
-    y = clips["label"].reindex(ids).map(code).to_numpy(int)
-    speakers = clips["speaker"].reindex(ids).to_numpy(object)
-    proba = {name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()}
-    rows = {}
-    for name in [name for name in tables if name != key] if ids else []:
-        found = metrics.paired_difference(y, proba[name], proba[key], speakers)
-        rows[name] = {"difference": found.mean, "low": found.ci[0], "high": found.ci[1], "p": found.p}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high", "p"])

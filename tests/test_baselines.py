@@ -117,12 +117,15 @@ def test_clips_of_weight_zero_do_not_count(split, name):
     data, truth, groups, train, _ = split
     targets, weights = one_hot(truth), np.zeros(300)
     weights[train] = 1
-    poisoned = targets.copy()
-    poisoned[weights == 0] = one_hot((truth[weights == 0] + 1) % 4)
-    quick = QUICK.get(name, {})
+    out = weights == 0
+    wrong = np.where(out[:, None], one_hot((truth + 1) % 4), targets)
+    wild = {b: np.where(out[:, None], v + 9, v).astype(np.float32) for b, v in data.x.items()}
+    moved = features.Features(data.clip_ids, wild, data.present, data.dims)
     one, two = (
-        baselines.make_model(name, DIMS, 4, **quick).fit(data, t, weights, groups).predict(data)[0]
-        for t in (targets, poisoned)
+        baselines.make_model(name, DIMS, 4, **QUICK.get(name, {}))
+        .fit(clips, aim, weights, groups)
+        .predict(features.take(data, train))[0]
+        for clips, aim in ((data, targets), (moved, wrong))
     )
     assert np.array_equal(one, two)
 

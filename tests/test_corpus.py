@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from ecmf_utils import corpus
+from ecmf_utils import corpus, sources
 from ecmf_utils.paths import EcmfError
 
 LABELS = ["neutral", "angry", "happy"]
@@ -18,8 +18,16 @@ def manifest(tmp_path, text, encoding="utf-8"):
 
 
 def clips(n=24, groups=6):
-    rows = [{"clip_id": f"c{i}", "split": "train", "label": LABELS[i % 3], "group": f"g{i % groups}",
-             "status": "ok"} for i in range(n)]
+    rows = [
+        {
+            "clip_id": f"c{i}",
+            "split": "train",
+            "label": LABELS[i % 3],
+            "group": f"g{i % groups}",
+            "status": "ok",
+        }
+        for i in range(n)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -27,27 +35,30 @@ def test_scan_finds_clips_of_all_levels_and_groups_them_by_folder(tmp_path, clip
     (tmp_path / "ann").mkdir()
     shutil.copy(clip, tmp_path / "ann" / "one.mp4")
     shutil.copy(clip, tmp_path / "two.mp4")
-    found = corpus.scan_folder(tmp_path)
-    assert dict(zip(found["clip_id"], found["group"], strict=True)) == {"ann__one": "ann", "two": "two"}
+    found = sources.scan_folder(tmp_path)
+    assert dict(zip(found["clip_id"], found["group"], strict=True)) == {
+        "ann__one": "ann",
+        "two": "two",
+    }
 
 
 def test_scan_keeps_apart_files_that_differ_only_in_their_ending(tmp_path, clip):
     shutil.copy(clip, tmp_path / "a.mp4")
     shutil.copy(clip, tmp_path / "a.mov")
-    assert set(corpus.scan_folder(tmp_path)["clip_id"]) == {"a.mp4", "a.mov"}
+    assert set(sources.scan_folder(tmp_path)["clip_id"]) == {"a.mp4", "a.mov"}
 
 
 def test_scan_reads_the_transcript_beside_a_clip(tmp_path, clip):
     shutil.copy(clip, tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("Hello there.\n", encoding="utf-8-sig")
-    assert corpus.scan_folder(tmp_path)["text"][0] == "Hello there."
+    assert sources.scan_folder(tmp_path)["text"][0] == "Hello there."
 
 
 def test_probe_gives_streams_and_problems_and_loses_no_row(tmp_path, clip):
     (tmp_path / "broken.mp4").write_bytes(b"<html>not found</html>")
     (tmp_path / "empty.mp4").write_bytes(b"")
     shutil.copy(clip, tmp_path / "good.mp4")
-    probed = corpus.probe_all(corpus.scan_folder(tmp_path), 1).set_index("clip_id")
+    probed = corpus.probe_all(sources.scan_folder(tmp_path), 1).set_index("clip_id")
     assert probed["status"].to_dict() == {"broken": "failed", "empty": "failed", "good": "ok"}
     assert probed.loc["broken", "problem"].startswith("not_media")
     assert probed.loc["empty", "problem"].startswith("empty_file")
@@ -56,7 +67,7 @@ def test_probe_gives_streams_and_problems_and_loses_no_row(tmp_path, clip):
 
 def test_saved_manifest_comes_back_with_the_contract_types(home, tmp_path, clip):
     shutil.copy(clip, tmp_path / "good.mp4")
-    saved = corpus.save("p", corpus.probe_all(corpus.scan_folder(tmp_path), 1), LABELS)
+    saved = corpus.save("p", corpus.probe_all(sources.scan_folder(tmp_path), 1), LABELS)
     pd.testing.assert_frame_equal(corpus.read_clips("p"), saved, check_dtype=False)
     assert set(corpus.TEXT_COLUMNS) | set(corpus.NUMBER_COLUMNS) <= set(saved.columns)
 
@@ -66,7 +77,7 @@ def test_content_hash_follows_the_file_and_not_its_name_or_words(tmp_path, clip)
         shutil.copy(clip, tmp_path / name)
     (tmp_path / "a.txt").write_text("Words.")
     (tmp_path / "c.mp4").write_bytes(clip.read_bytes() + b"\0")
-    probed = corpus.probe_all(corpus.scan_folder(tmp_path), 1).set_index("clip_id")["content_hash"]
+    probed = corpus.probe_all(sources.scan_folder(tmp_path), 1).set_index("clip_id")["content_hash"]
     assert probed["a"] == probed["b"] != probed["c"]
 
 
@@ -99,5 +110,5 @@ def test_validate_names_the_row_and_the_rule():
 
 def test_test_clips_with_a_label_keep_it_and_clips_without_are_unlabelled(tmp_path):
     path = manifest(tmp_path, "clip_id,video,label,split\na,a.mp4,happy,test\nb,b.mp4,,\n")
-    rows = corpus.read_manifest(path, LABELS)
+    rows = sources.read_manifest(path, LABELS)
     assert list(rows["split"]) == ["test", "unlabelled"]

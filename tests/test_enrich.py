@@ -4,11 +4,13 @@ import json
 
 import pytest
 
-from ecmf_utils import enrich
+from ecmf_utils import enrich, llm
 from ecmf_utils.paths import EcmfError, data_dir
 
 LABELS = ["neutral", "happy"]
-GOOD = json.dumps({"distribution": {"neutral": 0.25, "happy": 0.75}, "cues": ["lovely"], "reading": "Pleased."})
+GOOD = json.dumps(
+    {"distribution": {"neutral": 0.25, "happy": 0.75}, "cues": ["lovely"], "reading": "Pleased."}
+)
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def asked(monkeypatch):
         calls.append(chat)
         return replies.pop(0) if replies else GOOD
 
-    monkeypatch.setattr(enrich, "make_client", lambda *_: client)
+    monkeypatch.setattr(enrich.llm, "make_client", lambda *_: client)
     client.calls, client.replies = calls, replies
     return client
 
@@ -29,13 +31,22 @@ def test_an_answer_is_read_from_within_chatter():
     assert enrich.parse(f"Sure!\n```json\n{GOOD}\n```", LABELS).distribution["happy"] == 0.75
 
 
-@pytest.mark.parametrize("raw, fault", [
-    ("I cannot", "no JSON object"),
-    ('{"distribution": {"neutral": 1}, "cues": [], "reading": "x"}', "exactly the keys"),
-    ('{"distribution": {"neutral": 0.9, "happy": 0.9}, "cues": [], "reading": "x"}', "sum to 1"),
-    ('{"distribution": {"neutral": -1, "happy": 2}, "cues": [], "reading": "x"}', "non-negative"),
-    ('{"distribution": {"neutral": 0.5, "happy": 0.5}, "cues": []}', "reading"),
-])
+@pytest.mark.parametrize(
+    "raw, fault",
+    [
+        ("I cannot", "no JSON object"),
+        ('{"distribution": {"neutral": 1}, "cues": [], "reading": "x"}', "exactly the keys"),
+        (
+            '{"distribution": {"neutral": 0.9, "happy": 0.9}, "cues": [], "reading": "x"}',
+            "sum to 1",
+        ),
+        (
+            '{"distribution": {"neutral": -1, "happy": 2}, "cues": [], "reading": "x"}',
+            "non-negative",
+        ),
+        ('{"distribution": {"neutral": 0.5, "happy": 0.5}, "cues": []}', "reading"),
+    ],
+)
 def test_a_wrong_answer_is_refused_with_its_fault(raw, fault):
     with pytest.raises(ValueError, match=fault):
         enrich.parse(raw, LABELS)
@@ -75,12 +86,12 @@ def test_a_half_written_cache_line_of_a_killed_run_is_asked_again(home, asked):
 
 def test_transcripts_stay_here_unless_allowed():
     with pytest.raises(EcmfError, match="allow_remote"):
-        enrich.make_client("openai:m", "https://llm.example.org/v1")
+        llm.make_client("openai:m", "https://llm.example.org/v1")
 
 
 def test_an_unknown_kind_of_model_is_named():
     with pytest.raises(EcmfError, match="replay, openai:<name> or hf:"):
-        enrich.make_client("gpt")
+        llm.make_client("gpt")
 
 
 def test_the_recorded_answers_cover_every_sentence_and_are_valid():
@@ -90,15 +101,17 @@ def test_the_recorded_answers_cover_every_sentence_and_are_valid():
 
     with open(resource("sentences.csv"), newline="", encoding="utf-8") as file:
         sentences = {row["sentence"] for row in csv.DictReader(file)}
-    answers = enrich.recorded()
+    answers = llm.recorded()
     assert set(answers) == sentences
     labels = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
-    assert all(enrich.parse(json.dumps({k: row[k] for k in enrich.Answer.model_fields}), labels)
-               for row in answers.values())
+    assert all(
+        enrich.parse(json.dumps({k: row[k] for k in enrich.Answer.model_fields}), labels)
+        for row in answers.values()
+    )
 
 
 def test_the_recorded_answers_carry_no_generator_field():
-    assert all(set(row) == {"sentence", *enrich.Answer.model_fields} for row in enrich.recorded().values())
+    assert all(set(row) == {"sentence", *enrich.Answer.model_fields} for row in llm.recorded().values())
 
 
 def test_a_sentence_that_is_not_recorded_is_a_refusal_not_an_error(home):
@@ -108,6 +121,12 @@ def test_a_sentence_that_is_not_recorded_is_a_refusal_not_an_error(home):
 
 
 def test_the_enriched_text_names_the_likely_feelings_only():
-    answer = {"status": "ok", "p_neutral": 0.1, "p_happy": 0.9, "cues": "lovely", "reading": "Pleased."}
+    answer = {
+        "status": "ok",
+        "p_neutral": 0.1,
+        "p_happy": 0.9,
+        "cues": "lovely",
+        "reading": "Pleased.",
+    }
     assert enrich.render(answer, LABELS) == "Pleased. Likely feeling: happy 90%. Cues: lovely."
     assert enrich.render(answer | {"status": "refused"}, LABELS) is None

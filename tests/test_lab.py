@@ -38,11 +38,25 @@ def lab(tmp_path):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     for book in (tmp_path / "notebooks").glob("*.ipynb"):
         clear(book)
-    env = os.environ | {"ECMF_DATA": str(tmp_path / "data"), "ECMF_REPORTS": str(tmp_path / "reports"),
-                        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "s"),
-                        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "w")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser", "--ip=127.0.0.1", "--port=0", "--allow-root",
-               f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={tmp_path}"]
+    env = os.environ | {
+        "ECMF_DATA": str(tmp_path / "data"),
+        "ECMF_REPORTS": str(tmp_path / "reports"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "s"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "w"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--expose-app-in-browser",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--allow-root",
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={tmp_path}",
+    ]
     with open(tmp_path / "lab.log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=tmp_path)
     try:
@@ -82,7 +96,12 @@ def address(log, server):
 def test_run_all_works_whichever_notebook_is_opened_first(lab, name):
     with chromium(1400, 1000) as driver:
         driver.get(f"{lab}lab/tree/notebooks/{name}.ipynb?token={TOKEN}&reset")
-        wait(lambda: driver.execute_script("return Boolean(window.jupyterapp?.shell?.currentWidget?.content?.model)"), 90)
+        wait(
+            lambda: driver.execute_script(
+                "return Boolean(window.jupyterapp?.shell?.currentWidget?.content?.model)"
+            ),
+            90,
+        )
         wait(lambda: look(driver)["kernel"] == "idle", 90)
         driver.execute_script("window.jupyterapp.commands.execute('runmenu:run-all')")
         state = wait(lambda: settled(look(driver)), 900)
@@ -95,7 +114,9 @@ def look(driver):
 
 
 def settled(state):
-    return state if state["errors"] or (state["done"] == state["cells"] and state["kernel"] == "idle") else None
+    return (
+        state if state["errors"] or (state["done"] == state["cells"] and state["kernel"] == "idle") else None
+    )
 
 
 def wait(condition, seconds):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import baselines, corpus, paths, runs, training
+from ecmf_utils import baselines, comparison, corpus, paths, runs, training
 from ecmf_utils.paths import EcmfError, data_dir
 
 LABELS = ["neutral", "angry", "happy"]
@@ -19,8 +19,17 @@ def profile(home, monkeypatch):
     for i in range(84):
         split = "train" if i < 60 else "test" if i < 78 else "unlabelled"
         label = LABELS[i % 3]
-        rows.append({"clip_id": f"c{i}", "split": split, "label": None if split == "unlabelled" else label,
-                     "group": f"{split[:2]}{i % 6}", "speaker": f"{split[:2]}{i % 6}", "status": "ok", "shown": label})
+        rows.append(
+            {
+                "clip_id": f"c{i}",
+                "split": split,
+                "label": None if split == "unlabelled" else label,
+                "group": f"{split[:2]}{i % 6}",
+                "speaker": f"{split[:2]}{i % 6}",
+                "status": "ok",
+                "shown": label,
+            }
+        )
     clips = pd.DataFrame(rows)
     vectors = {b: np.eye(3)[clips["shown"].map(LABELS.index)] + rng.normal(0, 0.5, (84, 3)) for b in BRANCHES}
 
@@ -28,8 +37,12 @@ def profile(home, monkeypatch):
         from ecmf_utils.features import Features
 
         at = [int(one[1:]) for one in clip_ids]
-        return Features(list(clip_ids), {b: vectors[b][at].astype(np.float32) for b in branches},
-                        {b: np.ones(len(at), bool) for b in branches}, {b: 3 for b in branches})
+        return Features(
+            list(clip_ids),
+            {b: vectors[b][at].astype(np.float32) for b in branches},
+            {b: np.ones(len(at), bool) for b in branches},
+            {b: 3 for b in branches},
+        )
 
     monkeypatch.setattr(runs.features, "load", load)
     corpus.save("p", clips.drop(columns="shown"), LABELS)
@@ -41,9 +54,22 @@ def profile(home, monkeypatch):
 def refine(clips, change):
     """Refined rows as notebook 40 writes them, with one change: {(clip_id, for_fold): label}."""
     folds = corpus.read_folds("p").set_index("clip_id")["fold"]
-    rows = [{"clip_id": c, "for_fold": k, "refined": change.get((c, k), clips.loc[c, "label"]), "weight": 1.0,
-             "action": "kept"} for k in (-1, 0, 1, 2) for c in folds.index if folds[c] != k]
-    rows += [{"clip_id": "c78", "for_fold": k, "refined": "happy", "weight": 0.5, "action": "added"} for k in (0, 1, 2)]
+    rows = [
+        {
+            "clip_id": c,
+            "for_fold": k,
+            "refined": change.get((c, k), clips.loc[c, "label"]),
+            "weight": 1.0,
+            "action": "kept",
+        }
+        for k in (-1, 0, 1, 2)
+        for c in folds.index
+        if folds[c] != k
+    ]
+    rows += [
+        {"clip_id": "c78", "for_fold": k, "refined": "happy", "weight": 0.5, "action": "added"}
+        for k in (0, 1, 2)
+    ]
     paths.write_parquet(pd.DataFrame(rows), data_dir("p") / "labels" / "refined.parquet")
     return folds
 
@@ -95,26 +121,26 @@ def test_the_truth_changes_scores_and_never_predictions(profile):
 
 
 def test_a_second_comparison_trains_nothing(profile, monkeypatch):
-    planned = runs.plan(["late"], [], "logreg", BRANCHES, False)
-    first = runs.run_plan("p", planned, LABELS, [0], 5)
+    planned = comparison.plan(["late"], [], "logreg", BRANCHES, False)
+    first = comparison.run_plan("p", planned, LABELS, [0], 5)
     fits = []
     monkeypatch.setattr(baselines.LateFusion, "fit", lambda *_, **__: fits.append(1))
     monkeypatch.setattr(baselines.LogisticRegression, "fit", lambda *_, **__: fits.append(1))
-    assert runs.run_plan("p", planned, LABELS, [0], 5) == first and not fits
+    assert comparison.run_plan("p", planned, LABELS, [0], 5) == first and not fits
 
 
 def test_the_plan_names_single_branches_refined_labels_and_ablations_once_each():
-    keys = [one["key"] for one in runs.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
+    keys = [one["key"] for one in comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
     assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 4 + 2
 
 
 def test_a_pair_of_equal_runs_differs_by_nothing(profile):
-    planned = runs.plan(["late"], [], "", BRANCHES, False)
-    runs.run_plan("p", planned, LABELS, [0], 5)
+    planned = comparison.plan(["late"], [], "", BRANCHES, False)
+    comparison.run_plan("p", planned, LABELS, [0], 5)
     key = planned[0]["key"]
     table = training.read_predictions("p", key)
     paths.write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
-    row = runs.paired("p", key, ["twin"], LABELS).loc["twin"]
+    row = comparison.paired("p", key, ["twin"], LABELS).loc["twin"]
     assert row["difference"] == row["low"] == row["high"] == 0
 
 

@@ -20,8 +20,10 @@ def check() -> None:
     """Stop with one line for each thing this machine lacks."""
     lacks = []
     if sys.version_info < (3, 11):
-        lacks.append(f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: "
-                     "install one and call `make PYTHON=python3.11 …`")
+        lacks.append(
+            f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: "
+            "install one and call `make PYTHON=python3.11 …`"
+        )
     try:
         import ensurepip  # noqa: F401
     except ImportError:
@@ -49,7 +51,10 @@ def pip(*args: str, total: int = 0) -> None:
         if total and line.startswith(("Collecting ", "Processing ")):
             seen += 1
             if seen % 10 == 0 or seen == total:
-                print(f"setup: [{min(seen, total):3}/{total}] {Path(line.split()[1]).name}", flush=True)
+                print(
+                    f"setup: [{min(seen, total):3}/{total}] {Path(line.split()[1]).name}",
+                    flush=True,
+                )
         elif line.startswith("Installing collected"):
             print("setup: unpacking …", flush=True)
     if process.wait():

@@ -1,0 +1,111 @@
+"""The comparison: which models are run on which branches and labels, and whether they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from . import baselines, corpus, metrics, runs, training
+from .paths import data_dir, read_json
+from .progress import track
+
+ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "branch_dropout": 0.0}
+
+
+def plan(
+    models: Iterable[str],
+    refined: Iterable[str],
+    single: str,
+    branches: Sequence[str],
+    ablations: bool,
+) -> list[dict[str, Any]]:
+    """The runs of a comparison: `key`, `model`, `branches`, `labels`, `settings`."""
+    rows = [_planned(model, branches, "given") for model in models]
+    rows += [_planned(model, branches, "refined") for model in refined]
+    rows += [_planned(single, [branch], "given") for branch in branches] if single else []
+    if ablations:
+        rows += [_planned("ecmf", branches, "refined", {part: value}) for part, value in ABLATIONS.items()]
+        rows += [_planned("ecmf", [b for b in branches if b != out], "refined") for out in branches]
+    return rows
+
+
+def _planned(
+    model: str, branches: Sequence[str], labels: str, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    name = model + "".join(f"-no-{part}" for part in settings or {})
+    return {
+        "key": f"{name}-{'+'.join(branches)}-{labels}",
+        "model": name,
+        "base": model,
+        "branches": list(branches),
+        "labels": labels,
+        "settings": settings or {},
+    }
+
+
+def run_plan(
+    profile: str,
+    planned: list[dict[str, Any]],
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    epochs: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Run a comparison; what is unchanged since last time is read from disk.
+
+    Returns
+    -------
+    dict
+        Run key to its score rows.
+    """
+    done = {}
+    for one in track(planned, len(planned), "compare"):
+        problem = runs.load_problem(profile, one["branches"], labels, one["labels"])
+        settings = one["settings"] | ({"epochs": epochs} if baselines.has_epochs(one["base"]) else {})
+        make = baselines.maker(one["base"], problem.data.dims, len(labels), **settings)
+        once = list(seeds) if baselines.is_random(one["base"]) else [seeds[0]]
+        result = runs.cross_validate(profile, one["key"], problem, make, once)
+        done[one["key"]] = runs.score_rows(profile, problem, result, one["model"])
+        runs.save(profile, one["key"], problem, result, done[one["key"]])
+    return done
+
+
+def finished(profile: str, key: str) -> list[dict[str, Any]]:
+    """The score rows that a run left."""
+    return read_json(
+        data_dir(profile) / "runs" / key / "scores.json",
+        made_by=f"`ecmf run 50 --profile {profile}`",
+    )
+
+
+def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str]) -> pd.DataFrame:
+    """Weighted F1 of run `key` minus that of each other run on the same test clips.
+
+    Returns
+    -------
+    DataFrame
+        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap over speakers), `p`.
+    """
+    clips = corpus.read_clips(profile).set_index("clip_id")
+    code = {label: i for i, label in enumerate(labels)}
+    tables = {
+        name: training.read_predictions(profile, name).query("role == 'test'").set_index("clip_id")
+        for name in [key, *others]
+    }
+    ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
+    y = clips["label"].reindex(ids).map(code).to_numpy(int)
+    speakers = clips["speaker"].reindex(ids).to_numpy(object)
+    proba = {
+        name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()
+    }
+    rows = {}
+    for name in [name for name in tables if name != key] if ids else []:
+        found = metrics.paired_difference(y, proba[name], proba[key], speakers)
+        rows[name] = {
+            "difference": found.mean,
+            "low": found.ci[0],
+            "high": found.ci[1],
+            "p": found.p,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high", "p"])
