@@ -123,7 +123,7 @@ def probe_all(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
 
 
 def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
-    text = row.get("text") if isinstance(row.get("text"), str) else None
+    text = (row["text"].strip() or None) if isinstance(row.get("text"), str) else None
     problems = [row["problem"]] if isinstance(row.get("problem"), str) else []
     made: dict[str, Any] = dict.fromkeys(NUMBER_COLUMNS) | {"audio": None, "content_hash": None}
     made["detail"] = row.get("detail") if isinstance(row.get("detail"), str) else None
@@ -136,7 +136,7 @@ def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
             problems.append(error.code)
     if not text and "bad_encoding" not in problems:
         problems.append("empty_text")
-    return made | {"status": status, "problem": ";".join(problems) or None}
+    return made | {"text": text, "status": status, "problem": ";".join(problems) or None}
 
 
 def _media_facts(video: Any, audio: Any, problems: list[str]) -> dict[str, Any]:
