@@ -1,8 +1,8 @@
 """Label refinement from several sources, nested in the outer folds so that nothing leaks.
 
 Sources: the given label, one out-of-fold softmax regression per branch, and the language model's
-distribution. A short EM after Dawid and Skene (1979) finds how far each can be trusted; confident
-learning (Northcutt et al. 2021) says which given labels to doubt. The truth is never an argument.
+distribution. `votes` weighs them and says which given labels to doubt. The truth is never an
+argument.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ import pandas as pd
 from .features import Features, take
 from .linear import Scaler, out_of_fold, softmax_regression, training_rows
 from .paths import EcmfError
+from .votes import confident_learning, fuse, normalised
 
 NONE_HELD_OUT = -1  # `for_fold` of the rows made with every labelled clip
-TRUST_GIVEN = 0.85  # prior share of right given labels, worth PRIOR_CLIPS clips of every class
-PRIOR_CLIPS = 10
-TEMPER = 0.9  # sources share clips and speakers: together they prove less than their product
-EM_ROUNDS = 30
 PSEUDO_WEIGHT = 0.5  # a pseudo-label never counts as much as a person's
 
 
@@ -112,38 +109,6 @@ def sources(
     return found
 
 
-def fuse(found: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Posterior of the true label with and without the given one, and each source's reliability.
-
-    A source's vote is drawn from its distribution; with probability `reliability` it is about the
-    clip, else random (Dawid and Skene's model with one coin a source and soft votes). The given
-    label has a full confusion matrix instead. Both are estimated by EM.
-
-    Returns
-    -------
-    posterior, without_given : float arrays, shape (N, C)
-    reliability : dict
-        Source to 0-1; of the given label, the expected share that is right.
-    """
-    opinions = {name: p for name, p in found.items() if name != "given"}
-    given, n_classes = found["given"], found["given"].shape[1]
-    trust = dict.fromkeys(opinions, 0.7)
-    confusion = _prior_confusion(n_classes)
-    labelled = np.isfinite(given[:, 0])
-    prior = (given[labelled].sum(0) + 1) / (labelled.sum() + n_classes)
-    for _ in range(EM_ROUNDS):
-        evidence = _evidence(opinions, trust, given.shape)
-        without = _normalised(np.log(prior) + evidence)
-        said = np.where(labelled[:, None], np.nan_to_num(given) @ np.log(confusion).T, 0)
-        posterior = _normalised(np.log(prior) + evidence + said)
-        trust = {name: _trust(p, trust[name], posterior) for name, p in opinions.items()}
-        counts = posterior[labelled].T @ given[labelled]
-        confusion = counts + PRIOR_CLIPS * _prior_confusion(n_classes)
-        confusion /= confusion.sum(1, keepdims=True)
-    right = float((prior * confusion.diagonal()).sum())
-    return posterior, without, {"given": right, **trust}
-
-
 def decide(
     found: dict[str, np.ndarray],
     given: np.ndarray,
@@ -192,18 +157,6 @@ def decide(
     return pd.concat([table, *wide], axis=1)
 
 
-def confident_learning(proba: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Which given labels to doubt (Northcutt et al. 2021), from probabilities that never used them.
-
-    A class is confident for a clip when its probability reaches the mean it has over the clips
-    given that label; a label is doubted when the most probable confident class is another one.
-    """
-    labelled, n_classes = given >= 0, proba.shape[1]
-    means = [proba[given == c, c].mean() if (given == c).any() else 1.0 for c in range(n_classes)]
-    confident = np.where(proba >= np.array(means), proba, 0)
-    return labelled & (confident.max(1) > 0) & (confident.argmax(1) != given)
-
-
 def reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     """How often each source speaks and agrees, over the labelled clips with no fold held out.
 
@@ -236,38 +189,11 @@ def _opinions(x, there, labelled, targets, groups, n_inner: int, seed: int) -> n
         return proba
     ones = np.ones(len(learn))
     logits, strength = out_of_fold(x[learn], targets[learn], ones, groups[learn], n_inner, seed)
-    proba[learn] = _normalised(logits)
+    proba[learn] = normalised(logits)
     if len(ask):
         model = softmax_regression(x[learn], targets[learn], ones, strength)
         proba[ask] = model.predict(x[ask])
     return proba
-
-
-def _evidence(opinions: dict, trust: dict[str, float], shape: tuple[int, int]) -> np.ndarray:
-    """Sum of the log-likelihoods (N, C) of what every source says; silence says nothing."""
-    total = np.zeros(shape)
-    for name, p in opinions.items():
-        likelihood = trust[name] * p + (1 - trust[name]) / shape[1]
-        total += np.where(np.isfinite(p), np.log(likelihood), 0)
-    return TEMPER * total
-
-
-def _trust(p: np.ndarray, trust: float, posterior: np.ndarray) -> float:
-    """Expected share of votes that were about the clip, with a weak prior of one half."""
-    spoke = np.isfinite(p[:, 0])
-    about = trust * p[spoke]
-    share = (posterior[spoke] * about / (about + (1 - trust) / p.shape[1])).sum(1)
-    return float((share.sum() + 1) / (spoke.sum() + 2))
-
-
-def _prior_confusion(n_classes: int) -> np.ndarray:
-    wrong = (1 - TRUST_GIVEN) / max(n_classes - 1, 1)
-    return np.where(np.eye(n_classes) > 0, TRUST_GIVEN, wrong)
-
-
-def _normalised(logs: np.ndarray) -> np.ndarray:
-    p = np.exp(logs - logs.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
 
 
 def _why(i: int, votes: dict, action: str, given: int, best: int, posterior, labels) -> str:

@@ -120,7 +120,7 @@ def _set_theme() -> None:
     from . import theme
 
     theme.set_theme()
-    pd.set_option("display.max_colwidth", 120)
+    pd.set_option("display.max_colwidth", 200)
     # no widgets here; the advice to install them would only stain every page that loads a model
     warnings.filterwarnings("ignore", message="IProgress not found")
 
