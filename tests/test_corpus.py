@@ -112,3 +112,26 @@ def test_test_clips_with_a_label_keep_it_and_clips_without_are_unlabelled(tmp_pa
     path = manifest(tmp_path, "clip_id,video,label,split\na,a.mp4,happy,test\nb,b.mp4,,\n")
     rows = sources.read_manifest(path, LABELS)
     assert list(rows["split"]) == ["test", "unlabelled"]
+
+
+def test_sound_in_a_file_of_its_own_is_used_and_counts_as_content(tmp_path, clip):
+    from tests.conftest import make_clip
+
+    make_clip(tmp_path / "mute.mp4", sound=False)
+    shutil.copy(clip, tmp_path / "voice.mp4")
+    path = manifest(tmp_path, "clip_id,video,audio\na,mute.mp4,voice.mp4\nb,mute.mp4,\n")
+    probed = corpus.probe_all(sources.read_manifest(path, LABELS), 1).set_index("clip_id")
+    assert probed.loc["a", "audio"].endswith("voice.mp4") and probed.loc["a", "problem"] == "empty_text"
+    assert probed.loc["b", "problem"].startswith("no_sound_stream")
+    assert probed["content_hash"].nunique() == 2
+
+
+def test_a_training_row_without_a_label_counts_as_unlabelled(tmp_path):
+    path = manifest(tmp_path, "clip_id,video,label,split\na,a.mp4,,train\n")
+    assert list(sources.read_manifest(path, LABELS)["split"]) == ["unlabelled"]
+
+
+def test_blank_words_are_missing_words(tmp_path, clip):
+    shutil.copy(clip, tmp_path / "a.mp4")
+    probed = corpus.probe_all(sources.scan_folder(tmp_path).assign(text="  "), 1)
+    assert probed["text"].isna().all() and list(probed["problem"]) == ["empty_text"]
