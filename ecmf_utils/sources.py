@@ -48,7 +48,7 @@ def scan_folder(source: str | Path) -> pd.DataFrame:
 
 
 def _clip_id(relative: Path) -> str:
-    return "__".join(relative.parts)
+    return "__".join(relative.parts).replace("\\", "_")
 
 
 def _folder_row(path: Path, source: Path, stem: str, twice: bool) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def test_scan_keeps_apart_files_that_differ_only_in_their_ending(tmp_path, clip)
     assert set(sources.scan_folder(tmp_path)["clip_id"]) == {"a.mp4", "a.mov"}
 
 
+def test_scan_makes_a_usable_id_of_any_file_name(tmp_path, clip):
+    shutil.copy(clip, tmp_path / "Ünï <b>\\x.mp4")
+    assert list(sources.scan_folder(tmp_path)["clip_id"]) == ["Ünï <b>_x"]
+
+
 def test_scan_reads_the_transcript_beside_a_clip(tmp_path, clip):
     shutil.copy(clip, tmp_path / "a.mp4")
     (tmp_path / "a.txt").write_text("Hello there.\n", encoding="utf-8-sig")
