@@ -73,21 +73,11 @@ def parse(raw: str, labels: list[str]) -> Answer:
 # ---- asking
 
 
-def enrich(
-    profile: str,
-    texts: Iterable[str],
-    labels: list[str],
-    model: str = "replay",
-    base_url: str = "",
-    allow_remote: bool = False,
-) -> pd.DataFrame:
-    """Ask a model about a corpus and write `data/<p>/enriched/answers.parquet`.
-
-    Parameters and result are those of `ask`.
-    """
-    answers = ask(profile, texts, labels, model, base_url, allow_remote)
+def enrich(profile: str, texts: Iterable[str], labels: list[str], **whom: Any) -> pd.DataFrame:
+    """Ask a model about a corpus and write `data/<p>/enriched/answers.parquet`; see `ask`."""
+    answers = ask(profile, texts, labels, **whom)
     path = data_dir(profile) / "enriched" / "answers.parquet"
-    write_parquet(answers, path, {"labels": labels, "model": model, "base_url": base_url})
+    write_parquet(answers, path, {"labels": labels, **whom})
     return answers
 
 
