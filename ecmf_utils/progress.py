@@ -10,6 +10,7 @@ from typing import TextIO, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+_shown = False
 BATCH_INTERVAL_S = 10.0  # a log file wants a line now and then, not ten a second
 
 
@@ -27,19 +28,27 @@ def track(items: Iterable[Item], total: int | None = None, what: str = "") -> It
     what : str
         A word or two before the bar.
     """
+    global _shown
+    if _shown:  # a bar within a bar says nothing more, and fills a log
+        yield from items
+        return
     file = None if os.environ.get("TQDM_DISABLE") == "1" else _stream()
     in_log = "ECMF_LOG_FD" in os.environ
-    yield from tqdm(
-        items,
-        total=total,
-        desc=what,
-        file=file,
-        disable=file is None,
-        mininterval=BATCH_INTERVAL_S if in_log else 0.2,
-        miniters=1 if in_log else None,
-        leave=False,
-        ascii=in_log,
-    )
+    _shown = True
+    try:
+        yield from tqdm(
+            items,
+            total=total,
+            desc=what,
+            file=file,
+            disable=file is None,
+            mininterval=BATCH_INTERVAL_S if in_log else 0.2,
+            miniters=1 if in_log else None,
+            leave=False,
+            ascii=in_log,
+        )
+    finally:
+        _shown = False
 
 
 def _stream() -> TextIO | None:
