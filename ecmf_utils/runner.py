@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -65,6 +65,19 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     key = shard_key(values)
     with _alone(nb, profile, key):
         return Run(nb, profile, values, key).execute()
+
+
+@contextmanager
+def stopping(stop: Callable[[int, Any], NoReturn]) -> Iterator[None]:
+    """Call `stop` on Ctrl-C and on being asked to end; the handlers from before come back."""
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 
 class Run:
@@ -148,13 +161,8 @@ class Run:
             self._end("interrupted", f"{self.nb}: interrupted by {name}; run it again to go on")
             os._exit(128 + number)
 
-        numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
+        with stopping(stop):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def _memory(self) -> Iterator[None]:

@@ -243,13 +243,8 @@ def _stopping(process: subprocess.Popen[str]) -> Iterator[None]:
         print("\nInterrupted; the same command goes on from here.", file=sys.stderr, flush=True)
         os._exit(128 + number)
 
-    numbers = [getattr(signal, name) for name in runner.STOPPING if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
+    with runner.stopping(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
