@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import cells, params, pipeline
-from .paths import EcmfError, show
+from .paths import EcmfError, data_dir, show
 
 EXAMPLES = """examples:
   ecmf reproduce demo
   ecmf reproduce folder --set source=DIR
+  ecmf corpus ravdess --set source=DIR
   ecmf run 22_extract_scene --profile demo --set pooling=mean+std
   ecmf verify demo
 """
@@ -39,6 +41,54 @@ def _reproduce(options: argparse.Namespace) -> int:
     from . import workflow
 
     return workflow.reproduce(options.profile, options.set, options.cores, options.dry_run)
+
+
+def _corpus(options: argparse.Namespace) -> int:
+    from . import build
+
+    profile, sets = params.prepare(options.profile, options.set)
+    params.check_sets(sets, [pipeline.START])
+    made = build.build(profile, params.resolve(pipeline.START, profile, sets))
+    print(build.summary(made))
+    print(f"\nManifest: {show(data_dir(profile) / 'clips.parquet')}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from . import corpus, exchange
+
+    profile = options.profile
+    branches = params.load_profile(profile)["branches"]
+    pairs = [_pair(text) for text in options.features]
+    for branch, path in pairs:
+        if branch not in branches:
+            raise cells.unknown("branch", branch, branches, f"profile {profile}")
+        if not Path(path).expanduser().exists():
+            raise EcmfError(f"{path}: no such folder or table of features")
+    clips = corpus.read_clips(profile)
+    for branch, path in pairs:
+        summary = exchange.import_features(profile, branch, Path(path).expanduser(), clips=clips)
+        print(summary.to_string(index=False))
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    branch, equals, path = text.partition("=")
+    if not equals or not path:
+        raise EcmfError(f"{text}: expected BRANCH=PATH, such as audio=/features/chinese-hubert-large-UTT")
+    return branch, path
+
+
+def _export(options: argparse.Namespace) -> int:
+    from . import exchange
+
+    known = params.load_profile(options.profile)["branches"]
+    for branch in options.branches or known:
+        if branch not in known:
+            raise cells.unknown("branch", branch, known, f"profile {options.profile}")
+        written = exchange.export_features(options.profile, branch, Path(options.to).expanduser())
+        print(written.to_string(index=False))
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -94,6 +144,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cores", type=int, default=0, help="processors to use (all)")
         command.add_argument("--dry-run", action="store_true", help="only say what would run")
         _add_set(command)
+    checked = _add(commands, "corpus", _corpus, "build and check the manifest of a profile, nothing else")
+    checked.add_argument("profile", help="a name that `ecmf list` shows")
+    _add_set(checked)
+    taken = _add(commands, "import-features", _import, "take published features as branches of a profile")
+    taken.add_argument("profile")
+    taken.add_argument("features", nargs="+", metavar="BRANCH=PATH", help="a folder of .npy files, or a table")
+    given = _add(commands, "export-features", _export, "write features as one .npy a clip")
+    given.add_argument("profile")
+    given.add_argument("branches", nargs="*", help="which (all of the profile)")
+    given.add_argument("--to", required=True, metavar="DIR", help="where the folders of .npy files go")
     for name, function, text in (
         ("verify", _verify, "compare the figures with the reference that ships"),
         ("index", _index, "write index.html and results.json again"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from . import media
-from .media import MediaError, probe, read_audio
-from .paths import EcmfError, data_dir, digest, file_hash, read_parquet, show, write_parquet
-from .workers import parallel_map
+from .paths import ROOT, EcmfError, data_dir, read_parquet, show, write_parquet
 
 SPLITS = ("train", "test", "unlabelled")
 TEXT_COLUMNS = (
@@ -33,6 +32,8 @@ NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_ra
 # every code that may stand in a `problem` column, with the sentence that a report shows
 PROBLEMS = media.PROBLEMS | {
     "bad_id": "the clip_id is empty or has a path separator; the row is not used",
+    "outside_source": "a link leads out of the source folder; follow_links=true allows it",
+    "case_clash": "another clip_id differs only in upper and lower case",
     "duplicate_id": "the clip_id occurred in an earlier row; this row is not used",
     "unknown_label": "the label is not in the profile's label set; the clip counts as unlabelled",
     "unknown_split": "the split is none of train, test, unlabelled; a default was taken",
@@ -108,66 +109,24 @@ def read_folds(profile: str) -> pd.DataFrame:
     return read_parquet(data_dir(profile) / "folds.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
 
 
-# ---- building
-
-
-def probe_all(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
-    """Fill the media columns of a manifest from the files, in worker processes.
-
-    Nothing raises for a single clip: `status` and `problem` say what was wrong with it.
-    """
-    jobs = clips.to_dict("records")
-    facts = list(parallel_map(_probe_row, jobs, n_workers, chunk=8))
-    known = pd.DataFrame(facts, index=clips.index)
-    return clips.drop(columns=[c for c in known if c in clips]).join(known)
-
-
-def _probe_row(row: dict[str, Any]) -> dict[str, Any]:
-    text = (row["text"].strip() or None) if isinstance(row.get("text"), str) else None
-    problems = [row["problem"]] if isinstance(row.get("problem"), str) else []
-    made: dict[str, Any] = dict.fromkeys(NUMBER_COLUMNS) | {"audio": None, "content_hash": None}
-    made["detail"] = row.get("detail") if isinstance(row.get("detail"), str) else None
-    status = "failed" if row.get("status") == "failed" else "ok"
-    if status == "ok":
-        try:
-            made |= _media_facts(row["video"], row.get("audio"), problems)
-        except MediaError as error:
-            status, made["detail"] = "failed", str(error)
-            problems.append(error.code)
-    if not text and "bad_encoding" not in problems:
-        problems.append("empty_text")
-    return made | {"text": text, "status": status, "problem": ";".join(problems) or None}
-
-
-def _media_facts(video: Any, audio: Any, problems: list[str]) -> dict[str, Any]:
-    if not isinstance(video, str):
-        raise MediaError("missing_file", "(no path)")
-    info = probe(video)
-    facts = {name: info.get(name) for name in NUMBER_COLUMNS} | {
-        "content_hash": file_hash(media.resolve(video))
-    }
-    if not info["has_video"]:
-        problems.append("no_video_stream")
-    elif info.get("n_frames") == 1:
-        problems.append("one_frame")
-    sound = audio if isinstance(audio, str) else video  # a corpus may keep its sound in files of its own
-    if sound != video:
-        facts["content_hash"] = digest(facts["content_hash"], file_hash(media.resolve(sound)))
-    problem = _sound_problem(sound)
-    if problem:
-        problems.append(problem)
-    return facts | {"audio": sound if problem in (None, "silent_sound") else None}
-
-
-def _sound_problem(video: str) -> str | None:
-    try:
-        peak = float(np.abs(read_audio(video)).max(initial=0.0))
-    except MediaError as error:
-        return error.code
-    return "silent_sound" if peak < media.SILENCE else None
-
-
 # ---- splits and folds
+
+
+def learnable(clips: pd.DataFrame) -> pd.DataFrame:
+    """The clips that a model may learn from: usable, in the training split, with a label."""
+    return clips[(clips["split"] == "train") & clips["label"].notna() & (clips["status"] == "ok")]
+
+
+def why_untrained(clips: pd.DataFrame) -> str:
+    """Why nothing can be learned from a corpus, whatever the settings; empty where something can."""
+    train = learnable(clips)
+    groups, classes = train["group"].nunique(), train["label"].nunique()
+    if classes < 2:
+        few = "no training clip has a label" if not classes else "all training clips have the same label"
+        return f"{few}; at least 2 classes are needed"
+    if groups < 2:
+        return "all labelled training clips are of one group; at least 2 are needed to hold one out"
+    return ""
 
 
 def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame:
@@ -190,25 +149,27 @@ def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame
     EcmfError
         Fewer groups than folds, or fewer than two classes to learn.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    train = clips[(clips["split"] == "train") & clips["label"].notna() & (clips["status"] == "ok")]
-    groups, classes = train["group"].nunique(), train["label"].nunique()
+    train = learnable(clips)
+    if why := why_untrained(clips):
+        raise EcmfError(why)
+    groups = train["group"].nunique()
     if groups < n_folds:
         raise EcmfError(
             f"{groups} groups among the training clips, but n_folds={n_folds}; "
-            f"set n_folds to at most {max(groups, 2)} or give more groups"
+            f"set n_folds to at most {groups} or give more groups"
         )
-    if classes < 2:
-        raise EcmfError(f"{classes} class among the training labels; at least two are needed to learn")
     largest = int(train["label"].value_counts().iloc[0])
     if largest < n_folds:
         raise EcmfError(
             f"{largest} training clips in the largest class, but n_folds={n_folds}; "
             "set n_folds lower or label more clips"
         )
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    parts = splitter.split(train, train["label"].to_numpy(object), train["group"].to_numpy(object))
+    alone = groups == len(train)  # then grouping changes nothing, and costs a minute on 100,000 clips
+    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
+    kept_together = None if alone else train["group"].to_numpy(object)
+    parts = splitter.split(train, train["label"].to_numpy(object), kept_together)
     fold = np.empty(len(train), int)
     for number, (_, held_out) in enumerate(parts):
         fold[held_out] = number
@@ -232,11 +193,8 @@ def save(
 ) -> pd.DataFrame:
     """Validate and write `clips.parquet` (and `truth.parquet`) of a profile; returns the checked manifest."""
     clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
-    for column in (
-        "video",
-        "audio",
-    ):  # relative inside the project, so that the folder can be moved
-        clips[column] = [show(path) if isinstance(path, str) else None for path in clips[column]]
+    for column in ("video", "audio"):  # relative inside the project, so that the folder can be moved
+        clips[column] = clips[column].astype("str").str.removeprefix(f"{ROOT}{os.sep}")
     if truth is not None:
         write_parquet(truth, data_dir(profile) / "truth.parquet")
     write_parquet(clips, data_dir(profile) / "clips.parquet", {"labels": labels})

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from . import encoders, paths, workers
 from .encoding import encode_batch, encode_row, read_row
 from .progress import track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .store import Store, read_shards, read_vectors, shard_of, slug_of, vector_table, vectors_of
+from .store import Store, each, filled, pooled, shard_files, shard_of, slug_of
+from .vectors import VectorFile
 
 __all__ = [
-    "Features", "encode_row", "extract", "load", "read_audio", "read_face", "read_scene",
-    "read_text", "read_vectors", "recipe", "recipe_hash", "selected", "status_table", "take",
-    "text_rows", "vector_table",
+    "Features", "encode_row", "extract", "frames", "load", "matrix", "read_audio", "read_face",
+    "read_scene", "read_text", "recipe", "recipe_hash", "select", "selected", "status_table",
+    "take", "text_rows",
 ]  # fmt: skip
 
 MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_extract_audio",
@@ -53,9 +53,7 @@ class Features:
         return len(self.clip_ids)
 
 
-def recipe(
-    encoder: encoders.Encoder, pooling: str, level: str, extra: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def recipe(encoder: encoders.Encoder, pooling: str, level: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """Everything besides the clip that decides a vector; goes into the file's metadata."""
     if pooling not in encoders.POOLINGS or level not in LEVELS:
         raise paths.EcmfError(
@@ -111,14 +109,14 @@ def extract(
     if not 0 <= shard < n_shards:
         raise paths.EcmfError(f"shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
     rows = [r for r in clips.to_dict("records") if shard_of(r["clip_id"], n_shards) == shard]
-    store = Store(_folder(profile, branch), encoder.dim, how, shard, n_shards)
+    store = Store(folder(profile, branch), encoder.dim, how, shard, n_shards)
     done = store.kept(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
     results = track(_results(todo, encoder, read_input, how, part, n_workers), len(todo), branch)
     while batch := list(islice(results, part)):
         store.write_part(batch)
     store.merge(rows)
-    summary = _select(profile, branch, store)
+    summary = select(profile, branch, store)
     summary.attrs["computed"] = len(todo)
     return summary
 
@@ -149,20 +147,48 @@ def load(
     x, present, dims = {}, {}, {}
     ids = None if clip_ids is None else [str(one) for one in clip_ids]
     for branch in branches:
-        table, chosen = _read(profile, branch, (select or {}).get(branch), partial)
-        found = table.column("clip_id").to_pylist()
-        ids = found if ids is None else ids
-        place = {clip_id: i for i, clip_id in enumerate(found)}
-        absent = [clip_id for clip_id in ids if clip_id not in place]
-        if absent:
-            raise paths.EcmfError(
-                f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: "
-                f"run {_maker(branch)} again"
-            )
-        vectors, known = vectors_of(table, chosen["recipe"]["pooling"], chosen["dim"])
-        order = np.array([place[clip_id] for clip_id in ids], int)
+        files, chosen = _files(profile, branch, (select or {}).get(branch), partial)
+        vectors, known = pooled(files, chosen)
+        ids, order = _order(profile, branch, files, ids, chosen)
         x[branch], present[branch], dims[branch] = vectors[order], known[order], chosen["dim"]
     return Features(ids or [], x, present, dims)
+
+
+def matrix(
+    profile: str, branch: str, clip_ids: Iterable[str] | None = None, partial: bool = False
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The stored vectors of a branch, bit by bit.
+
+    Returns
+    -------
+    clip_ids : list of str (N,)
+    vectors : (N, D)
+        In the type that is stored: float32, or that of published features. 0 where nothing is known.
+    present : bool (N,)
+
+    Raises
+    ------
+    EcmfError
+        The branch is at frame level (see `frames`), was not extracted, or lacks a clip.
+    """
+    files, chosen = _files(profile, branch, None, partial)
+    if chosen["level"] != "utterance":
+        raise paths.EcmfError(f"features/{branch}: stored at frame level, one clip has many vectors; use `frames`")
+    vectors, known = filled(files, chosen["dim"])
+    wanted = None if clip_ids is None else [str(one) for one in clip_ids]
+    ids, order = _order(profile, branch, files, wanted, chosen)
+    return ids, vectors[order], known[order]
+
+
+def frames(profile: str, branch: str, partial: bool = False) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Clip by clip its stored rows (T, D), None where nothing is known; T is 1 at utterance level.
+
+    No more than a row group (32 MiB) is in memory at a time.
+    """
+    for file in _files(profile, branch, None, partial)[0]:
+        ids = file.keys.column("clip_id").to_pylist()
+        for first, rows in each(file):
+            yield from zip(ids[first:], rows, strict=False)
 
 
 def take(features: Features, idx: np.ndarray) -> Features:
@@ -178,7 +204,7 @@ def take(features: Features, idx: np.ndarray) -> Features:
 
 def selected(profile: str, branch: str) -> dict[str, Any]:
     """What `load` reads for a branch: slug, recipe and its hash, dimension, counts."""
-    return paths.read_json(_folder(profile, branch) / "selected.json", _maker(branch))
+    return paths.read_json(folder(profile, branch) / "selected.json", _maker(profile, branch))
 
 
 def status_table(profile: str, branches: list[str], partial: bool = False) -> pd.DataFrame:
@@ -189,8 +215,9 @@ def status_table(profile: str, branches: list[str], partial: bool = False) -> pd
     columns = ["clip_id", "branch", "status", "problem", "detail"]
     tables = [pd.DataFrame(columns=columns, dtype=object)]
     for branch in branches:
-        table = _read(profile, branch, None, partial)[0]
-        tables.append(table.select(["clip_id", *columns[2:]]).to_pandas().assign(branch=branch))
+        files = _files(profile, branch, None, partial, ("clip_id", "status", "problem", "detail"))[0]
+        found = [file.keys.select(["clip_id", *columns[2:]]).to_pandas() for file in files]
+        tables += [one.assign(branch=branch) for one in found]
     return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
 
 
@@ -210,16 +237,13 @@ def _results(
         yield from encode_batch(batch, encoder, how)
 
 
-def _folder(profile: str, branch: str) -> Path:
+def folder(profile: str, branch: str) -> Path:
+    """Where the features of a branch are."""
     return paths.data_dir(profile) / "features" / branch
 
 
-def _maker(branch: str) -> str:
-    return MADE_BY.get(branch, f"the notebook that extracts {branch}")
-
-
-def _select(profile: str, branch: str, store: Store) -> pd.DataFrame:
-    """Count what all shards have so far, note it as the selected extraction, return the summary."""
+def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
+    """Count what all shards have so far, note it as what `load` reads, return the summary."""
     status = pd.Series(store.statuses(), dtype=object)
     counts = {name: int((status == name).sum()) for name in ("ok", "missing", "failed")}
     how, dim = store.recipe, store.loaded_dim
@@ -227,17 +251,43 @@ def _select(profile: str, branch: str, store: Store) -> pd.DataFrame:
     chosen |= {"schema_version": paths.SCHEMA_VERSION, "recipe_hash": store.key, "dim": dim, "n_shards": store.n_shards}
     chosen |= {f"n_{name}": count for name, count in counts.items()}
     paths.write_json(store.folder / "selected.json", chosen)
-    paths.write_json(_folder(profile, branch) / "selected.json", chosen)
+    paths.write_json(folder(profile, branch) / "selected.json", chosen)
     facts = {"branch": branch, "encoder": how["name"], "level": how["level"]}
     facts |= {"pooling": how["pooling"], "dim": dim, "clips": len(status), **counts}
     return pd.DataFrame([facts])
 
 
-def _read(
-    profile: str, branch: str, slug: str | None, partial: bool = False
-) -> tuple[pa.Table, dict[str, Any]]:
-    folder, chosen = _folder(profile, branch), selected(profile, branch)
+def _maker(profile: str, branch: str, chosen: dict[str, Any] | None = None) -> str:
+    """What to run when vectors are not there."""
+    by_hand = f"`ecmf import-features {profile} {branch}=PATH`"
+    if chosen and chosen["recipe"].get("imported"):
+        return by_hand
+    return MADE_BY.get(branch, f"the notebook that extracts {branch}, or {by_hand},")
+
+
+def _files(
+    profile: str, branch: str, slug: str | None, partial: bool, columns: tuple[str, ...] = ("clip_id",)
+) -> tuple[list[VectorFile], dict[str, Any]]:
+    place, chosen = folder(profile, branch), selected(profile, branch)
     if slug is not None and slug != chosen["slug"]:
-        chosen = paths.read_json(folder / slug / chosen["level"] / "selected.json", _maker(branch))
-    folder = folder / chosen["slug"] / chosen["level"]
-    return read_shards(folder, chosen, _maker(branch), partial), chosen
+        chosen = paths.read_json(place / slug / chosen["level"] / "selected.json", _maker(profile, branch))
+    place = place / chosen["slug"] / chosen["level"]
+    found = shard_files(place, chosen, _maker(profile, branch, chosen), partial)
+    return [VectorFile(path, columns) for path in found], chosen
+
+
+def _order(
+    profile: str, branch: str, files: list[VectorFile], wanted: list[str] | None, chosen: dict[str, Any]
+) -> tuple[list[str], np.ndarray | slice]:
+    """The clips in the order asked for, and where they are among the rows of the files."""
+    found = [clip_id for file in files for clip_id in file.keys.column("clip_id").to_pylist()]
+    if wanted is None or wanted == found:
+        return found, slice(None)
+    place = {clip_id: i for i, clip_id in enumerate(found)}
+    absent = [clip_id for clip_id in wanted if clip_id not in place]
+    if absent:
+        raise paths.EcmfError(
+            f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: "
+            f"run {_maker(profile, branch, chosen)} again"
+        )
+    return wanted, np.array([place[clip_id] for clip_id in wanted], int)

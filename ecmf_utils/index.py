@@ -17,8 +17,8 @@ from .pages import (
     run_facts,
     synthetic,
 )
-from .paths import EcmfError, reports_dir, write_json, write_text
-from .results import collect, problems, run_records, stale_inputs
+from .paths import EcmfError, data_dir, read_json, reports_dir, write_json, write_text
+from .results import collect, is_labelled, problems, run_records, stale_inputs
 
 NAMED_CLIPS = 400  # of one problem; the rest is counted
 
@@ -79,7 +79,7 @@ def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:
         "results": results,
         "synthetic": synthetic(profile),
         "facts": _facts(records, results),
-        "troubles": _troubles(records),
+        "troubles": _untrained(profile) + _troubles(records),
         "cards": _cards(results, records),
         "pages": _pages(profile, records, order),
         "problems": _problem_rows(profile),
@@ -127,6 +127,13 @@ def _facts(records: list[dict[str, Any]], results: dict[str, Any]) -> list[tuple
     facts += [("last run", known["started"])] if "started" in known else []
     facts += [("computing time", duration(results["seconds"]))] if records else []
     return facts + [(name, known[name]) for name in ("device", "commit") if name in known]
+
+
+def _untrained(profile: str) -> list[str]:
+    """Why a corpus that was to be learned from could not be."""
+    facts = data_dir(profile) / "corpus.json"
+    why = read_json(facts).get("untrained") if facts.exists() else ""
+    return [f"Nothing was trained: {why}."] if why and is_labelled(profile) else []
 
 
 def _troubles(records: list[dict[str, Any]]) -> list[str]:

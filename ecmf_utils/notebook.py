@@ -58,9 +58,10 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
     values = _values(name, scope)
     scope.update(values)
     profile = values.get("profile", TINY)
-    _need_upstream(name, profile)
-    made = {"parameters": values, "fingerprint": fingerprint(name)}
-    write_json(made_path(name, profile), made)
+    _need_upstream(name, profile, values.get("train_profile", ""))
+    if not values.get("train_profile"):  # else it is a detour that replaces none of the outputs
+        made = {"parameters": values, "fingerprint": fingerprint(name)}
+        write_json(made_path(name, profile), made)
     seed_everything(values.get("seed", 0))
     _limit_threads()
     _set_theme()
@@ -130,11 +131,11 @@ def made_path(name: str, profile: str) -> Path:
     return data_dir(profile) / ".made" / f"{name}.json"
 
 
-def _need_upstream(name: str, profile: str) -> None:
-    if not pipeline.missing(name, profile):
+def _need_upstream(name: str, profile: str, train_profile: str = "") -> None:
+    if not pipeline.missing(name, profile) and not train_profile:
         return
     if profile != TINY or os.environ.get("ECMF_BUILDING") == profile:
-        pipeline.require(name, profile)
+        return pipeline.require(name, profile, train_profile)
     lock = data_dir(profile) / ".lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):

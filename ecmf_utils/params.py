@@ -23,14 +23,18 @@ from .paths import EcmfError, data_dir, read_json, show, slug, write_json
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 BRANCHES = ("scene", "face", "audio", "text", "context")
 KEYS = {
-    "description": str, "extends": str, "labels": list, "branches": list, "labelled": bool,
-    "members": list, "all": dict, "notebooks": dict,
+    "description": str, "extends": str, "labels": list, "label_map": dict, "branches": list,
+    "features": dict, "labelled": bool, "members": list, "all": dict, "notebooks": dict,
 }  # fmt: skip
+OWN = ("description", "labels", "label_map", "branches", "features", "labelled")
+HANDED_ON = ("labels", "label_map", "branches", "features")  # to every notebook that declares them
 PATHS = ("source", "manifest")
 ABOUT_CORPUS = {
-    "source": "str", "manifest": "str", "labelled": "bool", "labels": "list[str]",
-    "branches": "list[str]",
+    "source": "str", "manifest": "str", "columns": "dict", "labelled": "bool",
+    "labels": "list[str]", "label_map": "dict", "branches": "list[str]",
 }  # fmt: skip
+PARAMETERS = (*PATHS, "columns")  # those of ABOUT_CORPUS that are no keys of a profile
+START = "00_start_here"  # the notebook that reads the corpus
 NAMED_BY_SOURCE = "folder"  # every source gets outputs of its own: folder-<name of the source>
 
 
@@ -58,9 +62,11 @@ def load_profile(name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        `name`, `description`, `labels` and `branches` (ordered lists), `labelled` (whether the
-        corpus has labels), `members` (profiles that a study runs), `all` (parameters of every
-        notebook that declares them), `notebooks` (name -> parameters of one notebook).
+        `name`, `description`, `labels` and `branches` (ordered lists), `label_map` (label of the
+        corpus -> one of `labels`, or None: its clips are dropped and counted), `features` (branch ->
+        published features in the source), `labelled` (whether the corpus has labels), `members`
+        (profiles that a study runs), `all` (parameters of every notebook that declares them),
+        `notebooks` (name -> parameters of one notebook).
 
     Raises
     ------
@@ -81,8 +87,8 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise EcmfError(f"profile {name} extends itself: {' -> '.join((*seen, name))}")
     own = _read(name)
     base: dict[str, Any] = {
-        "description": "", "labels": list(LABELS), "branches": list(BRANCHES), "labelled": True,
-        "all": {}, "notebooks": {},
+        "description": "", "labels": list(LABELS), "label_map": {}, "branches": list(BRANCHES),
+        "features": {}, "labelled": True, "all": {}, "notebooks": {},
     }  # fmt: skip
     if parent := own.get("extends"):
         base = _merged(parent, (*seen, name))
@@ -92,9 +98,7 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         notebooks[nb] = {**notebooks.get(nb, {}), **(settings or {})}
     return {
         **base,
-        **{
-            key: own[key] for key in ("description", "labels", "branches", "labelled") if key in own
-        },
+        **{key: own[key] for key in OWN if key in own},
         "members": own.get("members", []),  # never inherited: a study's part is not a study
         "all": {**base["all"], **(own.get("all") or {})},
         "notebooks": notebooks,
@@ -213,7 +217,7 @@ def resolve(notebook: str, profile: str, sets: Sequence[str] = ()) -> dict[str, 
     known = declared(nb)
     chosen = load_profile(profile)
     values: dict[str, Any] = {"profile": profile}
-    values.update({key: chosen[key] for key in ("labels", "branches")})
+    values.update({key: chosen[key] for key in HANDED_ON})
     values.update(chosen["all"])
     values = {name: value for name, value in values.items() if name in known}
     values.update(chosen["notebooks"].get(nb, {}))
@@ -230,12 +234,13 @@ def prepare(profile: str, sets: Sequence[str] = ()) -> tuple[str, list[str]]:
     """The name under which a profile writes, and the settings that remain.
 
     `folder` with `source=DIR` becomes `folder-<name of DIR>`; what was said about the corpus
-    (`source`, `manifest`, `labelled`, `labels`, `branches`) is remembered in its data folder, so
-    that the short name alone works from then on. Every other profile is itself.
+    (`source`, `manifest`, `columns`, `labelled`, `labels`, `label_map`, `branches`) is remembered in
+    its data folder, so that the short name alone works from then on. Every other profile is itself
+    and remembers where its corpus lies.
     """
     sets = [_absolute(text) for text in sets]
     if profile != NAMED_BY_SOURCE:
-        return profile, sets
+        return profile, [*_remembered(profile, sets), *sets]
     said = {s.name: s.value for s in parse_sets(sets) if s.notebook is None}
     if not said.get("source"):
         raise EcmfError("profile folder: say which clips: --set source=DIR")
@@ -245,11 +250,21 @@ def prepare(profile: str, sets: Sequence[str] = ()) -> tuple[str, list[str]]:
     content: dict[str, Any] = {"extends": NAMED_BY_SOURCE, "all": {}}
     for key in said.keys() & ABOUT_CORPUS.keys():
         value = coerce(said[key], Parameter(key, ABOUT_CORPUS[key], None), "--set")
-        (content["all"] if key in PATHS else content)[key] = value
+        (content["all"] if key in PARAMETERS else content)[key] = value
     written = data_dir(name) / "profile.json"
     if not written.exists() or read_json(written) != content:
         write_json(written, content)
     return name, [text for text in sets if text.partition("=")[0] not in ABOUT_CORPUS]
+
+
+def _remembered(profile: str, sets: Sequence[str]) -> list[str]:
+    """Where the corpus of a profile lay the last time, unless it is said anew."""
+    written = data_dir(profile) / "source.json"
+    known = read_json(written) if written.exists() else {}
+    said = {s.name: s.value for s in parse_sets(sets) if s.notebook is None and s.name in PATHS}
+    if said and said != known and profile in profile_names():
+        write_json(written, said)
+    return [] if said else [f"{START}.{key}={value}" for key, value in known.items()]
 
 
 def _absolute(text: str) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cells import unknown
-from .params import load_profile
-from .paths import EcmfError, data_dir, reports_dir, show
+from .params import START, load_profile
+from .paths import EcmfError, data_dir, read_json, reports_dir, show
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,16 @@ class Step:
     branch: str | None = None
     labelled: bool = False  # whether it makes sense only for a corpus with labels
     planned: bool = True  # whether `ecmf reproduce` runs it
+    needs_media: bool = False  # whether it makes sense only where clips can be encoded
     threads: int = 1
 
 
-START = "00_start_here"
 STEPS: dict[str, Step] = {
     START: Step(
-        "Start here: make or read the corpus", (), ("clips.parquet", "folds.parquet"), threads=2
+        "Start here: make or read the corpus",
+        (),
+        ("clips.parquet", "folds.parquet", "corpus.json"),
+        threads=2,
     ),
     "10_explore_corpus": Step("Explore the corpus", (START,), ("explore/summary.json",)),
     "20_detect_faces": Step("Detect faces", (START,), ("faces/faces.parquet",), threads=2),
@@ -69,45 +72,69 @@ STEPS: dict[str, Step] = {
         "Analyse the errors", ("51_compare_runs",), ("errors/worst.parquet",), labelled=True
     ),
     "70_predict": Step(
-        "Predict clips", ("50_train_fusion",), ("predict/prediction.json",), labelled=True
+        "Predict clips",
+        ("50_train_fusion",),
+        ("predict/prediction.json",),
+        labelled=True,
+        needs_media=True,
     ),
     "90_benchmark": Step("Benchmark", ("branches",), planned=False),
 }
-ONLY_LABELLED = ("folds.parquet",)  # not written for a corpus without labels
 
 
 def order(profile: str) -> list[str]:
     """The notebooks that a profile runs, each after what it needs.
 
-    Without labels nothing is trained or scored; a branch that the profile leaves out is not
-    extracted, nor are faces looked for without the branch `face`.
+    Without labels to learn from nothing is trained or scored; a branch that the profile leaves out
+    or whose features were imported is not extracted, nor are faces looked for without `face`.
     """
-    chosen = load_profile(profile)
-    skipped = set() if "face" in chosen["branches"] else {"20_detect_faces"}
-    branch_notebooks(profile)
+    makers = branch_notebooks(profile)
+    skipped = set() if "face" in makers else {"20_detect_faces"}
+    learns, encodes = not why_untrained(profile), not imported(profile)
     return [
         nb
         for nb, step in STEPS.items()
         if step.planned
         and nb not in skipped
-        and (chosen["labelled"] or not step.labelled)
-        and (step.branch is None or step.branch in chosen["branches"])
+        and (learns or not step.labelled)
+        and (encodes or not step.needs_media)
+        and (step.branch is None or step.branch in makers)
     ]
 
 
+def why_untrained(profile: str) -> str:
+    """Why nothing can be learned from the corpus of a profile; empty where something can."""
+    if not load_profile(profile)["labelled"]:
+        return "the profile says labelled: false"
+    facts = data_dir(profile) / "corpus.json"
+    return read_json(facts)["untrained"] if facts.exists() else ""
+
+
+def imported(profile: str) -> dict[str, str]:
+    """branch -> who imported its published features: the start notebook, or "" for a person."""
+    found = {branch: START for branch in load_profile(profile)["features"]}
+    for path in (data_dir(profile) / "features").glob("*/selected.json"):
+        if read_json(path).get("recipe", {}).get("imported"):
+            found.setdefault(path.parent.name, "")
+    return found
+
+
 def branch_notebooks(profile: str) -> dict[str, str]:
-    """branch -> the notebook that extracts it, in the order of the profile's branches."""
+    """branch -> the notebook that extracts it, in the order of the profile's branches.
+
+    Branches whose features were imported have none.
+    """
     makers = {step.branch: nb for nb, step in STEPS.items() if step.branch}
-    branches = load_profile(profile)["branches"]
+    branches, known = load_profile(profile)["branches"], imported(profile)
     for branch in branches:
-        if branch not in makers:
+        if branch not in makers and branch not in known:
             raise unknown("branch", branch, makers, f"profile {profile}")
-    return {branch: makers[branch] for branch in branches}
+    return {branch: makers[branch] for branch in branches if branch not in known}
 
 
 def needs(nb: str, profile: str) -> list[str]:
     """Every notebook that has to have run before, each after what it needs itself."""
-    makers = list(branch_notebooks(profile).values())
+    makers = [*branch_notebooks(profile).values(), START]
     found: set[str] = set()
     waiting = [nb]
     while waiting:
@@ -121,14 +148,23 @@ def needs(nb: str, profile: str) -> list[str]:
 
 def writes(nb: str, profile: str) -> list[Path]:
     """The files under `data/<profile>` that show the notebook has run."""
-    labelled = load_profile(profile)["labelled"]
-    names = STEPS[nb].writes if nb in STEPS else ()
-    return [data_dir(profile) / name for name in names if labelled or name not in ONLY_LABELLED]
+    names = list(STEPS[nb].writes) if nb in STEPS else []
+    if nb == START:
+        names += [_selected(branch) for branch in load_profile(profile)["features"]]
+    return [data_dir(profile) / name for name in names]
 
 
 def reads(nb: str, profile: str) -> list[Path]:
-    """What all earlier notebooks that it builds on have written."""
-    return [path for name in needs(nb, profile) for path in writes(name, profile)]
+    """What all earlier notebooks that it builds on have written, and features imported by hand."""
+    before = needs(nb, profile)
+    by_hand = [branch for branch, maker in imported(profile).items() if not maker]
+    used = by_hand if any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS) else []
+    made = [path for name in before for path in writes(name, profile)]
+    return made + [data_dir(profile) / _selected(branch) for branch in used]
+
+
+def _selected(branch: str) -> str:
+    return f"features/{branch}/selected.json"
 
 
 def missing(nb: str, profile: str) -> list[str]:
@@ -140,9 +176,18 @@ def missing(nb: str, profile: str) -> list[str]:
     ]
 
 
-def require(nb: str, profile: str) -> None:
-    """Raise an EcmfError that names the command to run when an earlier notebook has not run."""
+def require(nb: str, profile: str, train_profile: str = "") -> None:
+    """Raise an EcmfError that names the command to run when an earlier notebook has not run.
+
+    With `train_profile` only the branches of `profile` are needed, the rest of that other profile.
+    """
+    if train_profile:
+        load_profile(train_profile)
+        require(nb, train_profile)
+    branches = [START, *branch_notebooks(profile).values()]
     for name in missing(nb, profile):
+        if train_profile and name not in branches:
+            continue
         absent = next(path for path in writes(name, profile) if not path.exists())
         raise EcmfError(
             f"{nb} needs {show(absent)}: run `ecmf run {name} --profile {profile}` "

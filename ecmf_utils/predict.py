@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import baselines, corpus, encoders, enrich, faces, features, media, sources, training
+from . import baselines, corpus, encoders, enrich, faces, features, media, probing, sources, training
 from .paths import EcmfError, data_dir
 
 
@@ -37,7 +37,7 @@ def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, A
     path = Path(clip).expanduser().resolve()
     said = sources.sidecar_text(path) if text is None else text
     start = pd.DataFrame([{"clip_id": path.stem, "video": str(path), "text": said, "problem": None}])
-    row = corpus.probe_all(start, 1).iloc[0].to_dict()
+    row = probing.probe_all(start, n_workers=1).iloc[0].to_dict()
     if row["status"] != "ok":
         raise EcmfError(f"{clip}: {media.PROBLEMS.get(str(row['problem']).split(';')[0], row['detail'])}")
     return row

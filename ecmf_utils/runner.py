@@ -60,7 +60,7 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     profile, sets = params.prepare(profile, sets)
     values = params.resolve(nb, profile, sets)
     if profile != notebook.TINY:
-        pipeline.require(nb, profile)
+        pipeline.require(nb, profile, values.get("train_profile", ""))
     follow_parent()
     key = shard_key(values)
     with _alone(nb, profile, key):
@@ -122,7 +122,8 @@ class Run:
     def _publish(self) -> None:
         from . import report
 
-        for path in pipeline.writes(self.nb, self.profile):
+        detour = self.values.get("train_profile")
+        for path in [] if detour else pipeline.writes(self.nb, self.profile):
             if not path.exists():
                 raise EcmfError(f"ended without writing {show(path)}")
             os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
@@ -193,7 +194,9 @@ def children_mb() -> float:
 
 
 def shard_key(values: dict[str, Any]) -> str:
-    """What tells the runs of one notebook apart when it is split into shards."""
+    """What tells the runs of one notebook apart: its shard, or whose clips it was trained on."""
+    if values.get("train_profile"):
+        return f"--from-{values['train_profile']}"
     total = values.get("n_shards") or 1
     return f"--{values.get('shard', 0):02d}-of-{total:02d}" if total > 1 else ""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import corpus, features, metrics, training
+from . import corpus, features, labelset, metrics, training
 from .paths import EcmfError, data_dir, read_parquet, write_json
 
 PSEUDO = -2  # fold of clips that may join every training set and are never scored
@@ -21,6 +21,8 @@ class Problem:
 
     `data` holds the labelled training clips, then the pseudo-labelled ones; `fold`, `group` have a row for
     each. `given` (M,) are the annotators' labels of the labelled ones, `test_y` those of `test` (-1: unknown).
+    `train_clips` are the manifest rows of `data`, `clips` those of `test`: of two corpora when
+    `train_profile` names another one.
     """
 
     labels: list[str]
@@ -35,6 +37,9 @@ class Problem:
     test: features.Features
     test_y: np.ndarray
     clips: pd.DataFrame
+    train_clips: pd.DataFrame
+    train_profile: str = ""
+    label_map: dict[str, str | None] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """How many clips have each branch, by role."""
@@ -54,9 +59,20 @@ class Problem:
         }
         return pd.DataFrame(rows | {"all": total}).T
 
+    def label_table(self) -> pd.DataFrame:
+        """What each label of the training corpus counts as, and how many labelled clips have it."""
+        found = self.train_clips.loc[self.train_clips["split"] == "train", "label"].value_counts()
+        counts_as = [self.label_map.get(label) or "left out" for label in found.index]
+        return pd.DataFrame({"counts as": counts_as, "clips": found.to_numpy()}, index=found.index)
+
 
 def load_problem(
-    profile: str, branches: Sequence[str], labels: Sequence[str], trained_on: str = "refined"
+    profile: str,
+    branches: Sequence[str],
+    labels: Sequence[str],
+    trained_on: str = "refined",
+    train_profile: str = "",
+    label_map: Mapping[str, str | None] | None = None,
 ) -> Problem:
     """Features, labels and folds of a profile, ready for cross-validation.
 
@@ -64,52 +80,105 @@ def load_problem(
     ----------
     trained_on : {"refined", "given"}
         Refined labels differ for every held-out fold: those for fold k were made without fold k.
+    train_profile : str
+        Train on this profile's clips instead; every usable clip of `profile` is then a test clip.
+    label_map : mapping, optional
+        Label of `train_profile` to one of `labels`, or None: its clips are left out.
 
     Returns
     -------
     Problem
         The truth of a generated corpus is not in it.
+
+    Raises
+    ------
+    EcmfError
+        A label outside the label set, or branches that the two profiles encode differently.
     """
+    source = train_profile or profile
+    if train_profile:
+        _same_recipes(profile, train_profile, branches)
     clips = corpus.read_clips(profile).set_index("clip_id")
-    folds = corpus.read_folds(profile).set_index("clip_id")["fold"]
+    train = corpus.read_clips(source).set_index("clip_id") if train_profile else clips
+    becomes = label_becomes(source, train, labels, label_map or {})
+    folds = corpus.read_folds(source).set_index("clip_id")["fold"]
+    folds = folds[train["label"].reindex(folds.index).map(becomes).notna()]
     code = {label: i for i, label in enumerate(labels)}
-    refined = _read_refined(profile) if trained_on == "refined" else None
-    extra = _pseudo_ids(refined, clips) if refined is not None else []
+    refined = _read_refined(source, becomes) if trained_on == "refined" else None
+    extra = _pseudo_ids(refined, train) if refined is not None else []
     ids = [*folds.index, *extra]
-    given = clips["label"].reindex(folds.index).map(code)
-    if given.isna().any():
-        raise EcmfError(
-            f"data/{profile}/clips.parquet: clip {given.index[given.isna()][0]} has label "
-            f"{clips['label'][given.index[given.isna()][0]]!r}, which is not one of {', '.join(labels)}"
-        )
-    given = given.to_numpy(int)
+    given = train["label"].reindex(folds.index).map(becomes).map(code).to_numpy(int)
     fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), PSEUDO)])
     targets, weights = {}, {}
     for k in sorted(set(folds)):
         targets[k], weights[k] = _targets(ids, given, refined, k, list(labels))
-    held = clips[(clips["split"] != "train") & (clips["status"] == "ok")]
-    test_y = held["label"].map(code).where(held["split"] == "test").fillna(-1).to_numpy(int)
+    held, test_y = _held_out(clips, code, bool(train_profile))
     return Problem(
         list(labels),
         list(branches),
         trained_on,
-        features.load(profile, branches, clip_ids=ids),
+        features.load(source, branches, clip_ids=ids),
         fold,
-        clips["group"].reindex(ids).to_numpy(object),
+        train["group"].reindex(ids).to_numpy(object),
         given,
         targets,
         weights,
         features.load(profile, branches, clip_ids=list(held.index)),
         test_y,
         clips,
+        train,
+        train_profile,
+        becomes,
     )
 
 
-def _read_refined(profile: str) -> pd.DataFrame:
-    return read_parquet(
+def label_becomes(
+    profile: str, clips: pd.DataFrame, labels: Sequence[str], label_map: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """What each label of a corpus counts as in a label set; None: its clips are left out.
+
+    Raises
+    ------
+    EcmfError
+        A label is neither in the label set nor in the mapping.
+    """
+    labelset.check(labels, label_map, "train_label_map")
+    becomes = {}
+    for label in clips["label"].dropna().unique():
+        if label not in labels and label not in label_map:
+            raise EcmfError(
+                f"data/{profile}/clips.parquet: clip {clips.index[clips['label'] == label][0]} has label {label!r}, "
+                f"which is not one of {', '.join(labels)}; map it with train_label_map"
+            )
+        becomes[label] = label_map.get(label, label)
+    return becomes
+
+
+def _same_recipes(profile: str, train_profile: str, branches: Sequence[str]) -> None:
+    for branch in branches:
+        here, there = (features.selected(name, branch) for name in (profile, train_profile))
+        if here["recipe_hash"] != there["recipe_hash"]:
+            raise EcmfError(
+                f"branch {branch}: {profile} has {here['slug']} and {train_profile} has {there['slug']}, "
+                "or another recipe of it; extract both with the same parameters"
+            )
+
+
+def _held_out(clips: pd.DataFrame, code: dict[str, int], cross: bool) -> tuple[pd.DataFrame, np.ndarray]:
+    """The clips to predict and their labels, -1 where unknown or not to be scored."""
+    held = clips[(cross | (clips["split"] != "train")) & (clips["status"] == "ok")]
+    scored = cross | (held["split"] == "test")
+    return held, held["label"].map(code).where(scored).fillna(-1).to_numpy(int)
+
+
+def _read_refined(profile: str, becomes: Mapping[str, str | None]) -> pd.DataFrame:
+    refined = read_parquet(
         data_dir(profile) / "labels" / "refined.parquet",
         made_by=f"`ecmf run 40 --profile {profile}`",
     )
+    mapped = refined["refined"].map(becomes)
+    lost = refined["refined"].notna() & mapped.isna()  # refined into a label that has no counterpart
+    return refined.assign(refined=mapped.where(mapped.notna(), None))[~lost]
 
 
 def _pseudo_ids(refined: pd.DataFrame, clips: pd.DataFrame) -> list[str]:
@@ -170,17 +239,19 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
 
     A generated corpus is also scored on its known truth; a real one on the observed labels only.
     """
-    truth = _truth(profile, problem)
     n = len(problem.given)
     train_ids = problem.data.clip_ids[:n]
     wanted = [("oof", "observed", train_ids, problem.given, result.oof)]
-    if truth is not None:
-        wanted.append(("oof", "truth", train_ids, truth.reindex(train_ids).to_numpy(int), result.oof))
+    learned = _truth(problem.train_profile or profile, problem)
+    if learned is not None and learned.reindex(train_ids).notna().all():
+        wanted.append(("oof", "truth", train_ids, learned.reindex(train_ids).to_numpy(int), result.oof))
+    truth = _truth(profile, problem)
     tested = problem.test_y >= 0
     if tested.any():
         ids = [i for i, known in zip(problem.test.clip_ids, tested, strict=True) if known]
-        y = problem.test_y[tested] if truth is None else truth.reindex(ids).to_numpy(int)
-        wanted.append(("test", "observed" if truth is None else "truth", ids, y, result.test[tested]))
+        known = truth is not None and truth.reindex(ids).notna().all()
+        y = truth.reindex(ids).to_numpy(int) if known else problem.test_y[tested]
+        wanted.append(("test", "truth" if known else "observed", ids, y, result.test[tested]))
     return [_score_row(problem, model, len(result.per_seed), *each) for each in wanted]
 
 
@@ -194,7 +265,7 @@ def _score_row(
     y: np.ndarray,
     proba: np.ndarray,
 ) -> dict[str, Any]:
-    speakers = problem.clips["speaker"].reindex(ids).to_numpy(object)
+    speakers = (problem.train_clips if split == "oof" else problem.clips)["speaker"].reindex(ids).to_numpy(object)
     interval = metrics.bootstrap_ci(y, proba, speakers)
     found = {name: round(value, 4) for name, value in metrics.scores(y, proba).items()}
     return {
@@ -211,19 +282,26 @@ def _score_row(
         "macro_f1": found["macro_f1"],
         "ece": found["ece"],
         "scored_on": scored_on,
-    }
+    } | ({"train_profile": problem.train_profile} if problem.train_profile else {})
 
 
 def _truth(profile: str, problem: Problem) -> pd.Series | None:
     table = corpus.read_truth(profile)
     code = {label: i for i, label in enumerate(problem.labels)}
-    return None if table is None else table.set_index("clip_id")["truth"].map(code)
+    if table is None:
+        return None
+    names = table.set_index("clip_id")["truth"]
+    if profile == problem.train_profile:
+        names = names.map(problem.label_map)
+    return names.map(code)
 
 
 def save(profile: str, key: str, problem: Problem, result: training.Run, rows: list[dict[str, Any]]) -> None:
     """Write the predictions and the score rows of a run."""
     n = len(problem.given)
     role = problem.clips["split"].reindex(problem.test.clip_ids).to_numpy(object)
+    if problem.train_profile:  # every clip of the other corpus is a test clip
+        role = np.where(problem.test_y >= 0, "test", "unlabelled")
     training.save_predictions(
         profile,
         key,

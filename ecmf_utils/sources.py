@@ -2,167 +2,265 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .charset import check_encoding
 from .corpus import SPLITS
-from .paths import ROOT, EcmfError
+from .findings import Findings
+from .listing import (
+    EXTENSIONS,
+    Medium,
+    attach,
+    by_name,
+    finish,
+    leads_out,
+    list_media,
+    mark_bad_names,
+    root_of,
+    safe_name,
+    stem,
+)
+from .paths import ROOT, EcmfError, show
+from .tables import read_table, require
 
-EXTENSIONS = (
-    ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".wav", ".flac", ".mp3",
-)  # fmt: skip
-MANIFEST_COLUMNS = ("clip_id", "video")
+SOUND_ONLY = (".wav", ".flac", ".mp3")
+MANIFEST_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker")
 
 
-def scan_folder(source: str | Path) -> pd.DataFrame:
+# ---- a folder
+
+
+def scan_folder(
+    source: str | Path, found: Findings | None = None, *, encoding: str = "", follow_links: bool = False
+) -> pd.DataFrame:
     """One manifest row for each media file below a folder; labels are not needed.
 
-    A transcript is taken from `<name>.txt` beside the clip (UTF-8). The first folder level is the group.
+    A transcript is taken from `<name>.txt` beside the clip. The first folder level is the group.
 
     Parameters
     ----------
     source : path
         Any directory of clips.
+    found : Findings, optional
+        Gets what is odd.
+    encoding : str
+        Of the transcripts; UTF-8 when empty.
+    follow_links : bool
+        Whether links may leave the folder; a clip behind such a link is a failed row otherwise.
 
     Raises
     ------
     EcmfError
         The folder does not exist, or no media file is in it.
     """
+    found = Findings() if found is None else found
+    check_encoding(encoding or "utf-8")
     source = Path(source).expanduser()
-    source = source if source.is_absolute() else (ROOT / source)
-    if not source.is_dir():
-        raise EcmfError(f"{source}: not a folder; give an existing folder of clips with --set source=DIR")
-    source = source.resolve()
-    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not files:
-        raise EcmfError(f"{source}: no media file in it; expected one of {' '.join(EXTENSIONS)}")
-    stems = pd.Series([_clip_id(p.relative_to(source).with_suffix("")) for p in files])
-    twice = stems.duplicated(keep=False)
-    rows = [
-        _folder_row(path, source, stem, both) for path, stem, both in zip(files, stems, twice, strict=True)
-    ]
-    return pd.DataFrame(rows)
+    root = root_of(source if source.is_absolute() else ROOT / source)
+    media = list_media(root, root, found, follow_links)
+    if not media:
+        raise EcmfError(f"{show(root)}: no media file in it; expected one of {' '.join(EXTENSIONS)}")
+    names = [_clip_id(os.path.relpath(medium.path, root)) for medium in media]
+    plain = pd.Series([os.path.splitext(name)[0] for name in names])
+    ids = plain.where(~plain.duplicated(keep=False), names)
+    rows = pd.DataFrame({"name": ids, "file": root.name, "row": None, "split": "unlabelled"}, dtype=object)
+    first = [os.path.relpath(medium.path, root).split(os.sep) for medium in media]
+    rows["group"] = [parts[0] if len(parts) > 1 else name for parts, name in zip(first, ids, strict=True)]
+    rows = attach(rows, dict(zip(ids, media, strict=True)), {}, found)
+    words = _sidecars([medium.path for medium in media], encoding)
+    rows["text"] = [text for text, _ in words]
+    rows["problem"] = rows["problem"].where(rows["problem"].notna(), pd.Series([p for _, p in words], dtype=object))
+    if n := sum(problem is not None for _, problem in words):
+        found.add("bad_encoding", root.name, f"{n:,} transcripts are not UTF-8 and are left out; say encoding=NAME")
+    return finish(rows, found, root.name)
 
 
-def _clip_id(relative: Path) -> str:
-    return "__".join(relative.parts).replace("\\", "_")
-
-
-def _folder_row(path: Path, source: Path, stem: str, twice: bool) -> dict[str, Any]:
-    relative = path.relative_to(source)
-    clip_id = _clip_id(relative) if twice else stem
-    text, problem = _sidecar(path.with_suffix(".txt"))
-    group = relative.parts[0] if len(relative.parts) > 1 else clip_id
-    return {
-        "clip_id": clip_id,
-        "video": str(path),
-        "text": text,
-        "split": "unlabelled",
-        "group": group,
-        "speaker": group,
-        "problem": problem,
-    }
+def _clip_id(relative: str) -> str:
+    name = "__".join(relative.split(os.sep)).replace("\\", "_")
+    return "".join(char if char.isprintable() else "_" for char in name)
 
 
 def sidecar_text(video: Path) -> str | None:
     """The transcript in `<name>.txt` beside a clip, None where there is none or it is not UTF-8."""
-    return _sidecar(video.with_suffix(".txt"))[0]
+    return _sidecar(video.with_suffix(".txt"), "")[0] if video.with_suffix(".txt").exists() else None
 
 
-def _sidecar(path: Path) -> tuple[str | None, str | None]:
-    if not path.exists():
-        return None, None
+def _sidecars(videos: list[str], encoding: str) -> list[tuple[str | None, str | None]]:
+    """Transcript and problem of each clip; each folder is listed once."""
+    names = {folder: set(os.listdir(folder)) for folder in {os.path.dirname(video) for video in videos}}
+    made = []
+    for video in videos:
+        path = Path(video).with_suffix(".txt")
+        made.append(_sidecar(path, encoding) if path.name in names[os.path.dirname(video)] else (None, None))
+    return made
+
+
+def _sidecar(path: Path, encoding: str) -> tuple[str | None, str | None]:
     try:
-        return path.read_text(encoding="utf-8-sig").strip() or None, None
+        return path.read_text(encoding=encoding or "utf-8-sig").strip() or None, None
     except UnicodeDecodeError:
         return None, "bad_encoding"
 
 
-def read_manifest(path: str | Path, labels: list[str], source: str | Path = "") -> pd.DataFrame:
+# ---- a manifest
+
+
+def read_manifest(
+    path: str | Path,
+    source: str | Path = "",
+    *,
+    found: Findings | None = None,
+    columns: Mapping[str, str] | None = None,
+    encoding: str = "",
+    media: bool = True,
+    follow_links: bool = False,
+) -> pd.DataFrame:
     """A user's CSV manifest; a bad row is kept, marked with its problem, and the others go on.
 
     Parameters
     ----------
     path : path
-        CSV with `clip_id`, `video` and, as far as known, `text`, `label`, `split`, `group`, `speaker`.
-    labels : list of str
-        The profile's label set.
+        CSV with `clip_id` or `video`, and as far as known `audio`, `text`, `text_en`, `language`, `label`,
+        `split`, `group`, `speaker`. Without `video` the media files of `source` are found by their
+        names, and those that no row names are added as unlabelled clips.
     source : path
         Folder that relative media paths start from; the manifest's own folder when empty.
+    found : Findings, optional
+        Gets what is odd, row by row; without it only UTF-8 is read.
+    columns : mapping, optional
+        Our name -> the file's name, for example `{"clip_id": "file", "label": "emotion"}`.
+    encoding : str
+        Of the file; detected and told when empty.
+    media : bool
+        False where there are published features and no clips.
+    follow_links : bool
+        Whether links may leave the source folder; a clip behind such a link is a failed row otherwise.
+
+    Returns
+    -------
+    DataFrame
+        `listing.COLUMNS`; labels are as the file writes them.
 
     Raises
     ------
     EcmfError
-        The file is missing, not UTF-8, empty, or lacks a required column.
+        The file is missing, not decodable, empty, or has neither `clip_id` nor `video`.
     """
     path = Path(path).expanduser()
-    base = Path(source).expanduser() if str(source) else path.parent
-    rows = _read_csv(path)
-    missing = [name for name in MANIFEST_COLUMNS if name not in rows]
-    if missing:
-        raise EcmfError(
-            f"{path}: column {', '.join(missing)} missing; expected at least "
-            f"{', '.join(MANIFEST_COLUMNS)}, found {', '.join(rows.columns)}"
-        )
-    seen: set[str] = set()
-    made = [
-        _manifest_row(dict(row), number, labels, base, seen)
-        for number, row in enumerate(rows.to_dict("records"), start=2)
-    ]
-    return pd.DataFrame(made)
+    base = root_of(source) if str(source) else path.parent
+    table = read_table(path, found, columns=columns, encoding=encoding, what="manifest")
+    found = Findings() if found is None else found
+    if "clip_id" not in table and "video" not in table:
+        require(table, ("clip_id", "video"), path)
+    by_path = media and "video" in table
+    rows = _manifest_rows(table, path.name, found)
+    first = ~(rows["name"].notna() & rows["name"].duplicated())
+    if not media:
+        good = mark_bad_names(rows[first], found)
+    elif by_path:
+        good = attach(rows[first], *_named(rows[first], base, follow_links), found, rows["video"])
+    else:
+        good = _found_by_name(rows[first], base, found, follow_links)
+    rows = pd.concat([good, _again(rows[~first], rows, path.name, found)]).sort_index(kind="stable")
+    return finish(_with_split(rows, found), found, path.name)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
-    except FileNotFoundError as error:
-        raise EcmfError(f"{path}: no such manifest; give an existing CSV file") from error
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise EcmfError(
-            f"{path}: line {line} is not UTF-8; save the manifest as UTF-8 and run again"
-        ) from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise EcmfError(f"{path}: not a CSV table ({str(error).strip()})") from error
+def _manifest_rows(table: pd.DataFrame, file: str, found: Findings) -> pd.DataFrame:
+    """All columns of a manifest, as text or None, with where each row stands."""
+    rows = table.reindex(columns=list(MANIFEST_COLUMNS)).astype(object)
+    if "clip_id" not in table:
+        rows["clip_id"] = [video and _clip_id(os.path.splitext(video)[0]) for video in rows["video"]]
+    rows = rows.where(rows.notna(), None).assign(file=file, row=list(table.index))
+    return rows.rename(columns={"clip_id": "name"}).reset_index(drop=True)
 
 
-def _manifest_row(
-    row: dict[str, Any], number: int, labels: list[str], base: Path, seen: set[str]
-) -> dict[str, Any]:
-    row = {key: (value.strip() or None) for key, value in row.items()}
-    problems = _row_problems(row, labels, seen)
-    wanted = row["clip_id"] or f"row-{number}"
-    if problems and problems[0] in ("bad_id", "duplicate_id"):
-        row["clip_id"] = f"{wanted.replace('/', '_').replace(chr(92), '_')} (row {number})"
-        row["status"] = "failed"
-    seen.add(row["clip_id"] or wanted)
-    if "unknown_label" in problems:
-        row["label"] = None
-    default = "train" if row.get("label") else "unlabelled"
-    row["split"] = row.get("split") if row.get("split") in SPLITS else default
-    if row["split"] == "train" and not row.get("label"):
-        row["split"] = "unlabelled"  # nothing to learn from, but still predicted
-    row["group"] = row.get("group") or row.get("speaker") or row["clip_id"]
-    row["speaker"] = row.get("speaker") or row["group"]
+def _again(again: pd.DataFrame, rows: pd.DataFrame, file: str, found: Findings) -> pd.DataFrame:
+    """Rows whose name was used before: kept as failed ones, told with both rows."""
+    made = []
+    first = rows.dropna(subset=["name"]).drop_duplicates("name").set_index("name")
+    for i, row in zip(again.index, again.to_dict("records"), strict=True):
+        before = first.loc[row["name"]]
+        why = f"{row['name']!r} occurred in row {before['row']:,} already; this row is not used"
+        if before["label"] != row["label"]:
+            why += f", and the labels differ ({before['label']}, here {row['label']})"
+        found.add("duplicate_id", file, why, row=row["row"], clip_id=row["name"])
+        fate = {"clip_id": safe_name(row["name"], row["row"]), "status": "failed", "problem": "duplicate_id"}
+        made.append(row | fate | {"video": None, "audio": None, "detail": f"{file} row {row['row']:,}: {why}", "i": i})
+    return pd.DataFrame(made).set_index("i") if made else again
+
+
+def _with_split(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
+    """A known split for each row: what it says, else train where there is a label."""
+    known = rows["split"].isin(SPLITS)
+    default = rows["label"].notna().map({True: "train", False: "unlabelled"})
+    for i in rows.index[~known & rows["split"].notna()]:
+        text = f"split {rows.at[i, 'split']!r}, expected one of {', '.join(SPLITS)}; taken as {default[i]}"
+        found.add("unknown_split", rows.at[i, "file"], text, row=rows.at[i, "row"], clip_id=rows.at[i, "clip_id"])
+        rows.at[i, "problem"] = ";".join(filter(None, [rows.at[i, "problem"], "unknown_split"]))
+    split = rows["split"].where(known, default)
+    split = split.where((split != "train") | rows["label"].notna(), "unlabelled")  # nothing to learn from
+    group = rows["group"].where(rows["group"].notna(), rows["speaker"])
+    return rows.assign(split=split, group=group)
+
+
+def _named(rows: pd.DataFrame, base: Path, follow_links: bool) -> tuple[dict[str, Medium], dict[str, Medium]]:
+    """The files that rows name, by clip; each folder is listed once."""
+    root, folders = str(base.resolve()), {}
+    made: list[dict[str, Medium]] = []
     for column in ("video", "audio"):
-        row[column] = str((base / row[column]).resolve()) if row.get(column) else None
-    row["problem"] = ";".join(problems) or None
-    row["detail"] = f"manifest row {number}" if problems else None
-    return row
+        named = rows[["name", column]].dropna().itertuples(index=False, name=None)
+        media = {name: _on_disk(os.path.join(root, path), root, follow_links, folders) for name, path in named}
+        made.append({name: medium for name, medium in media.items() if medium})
+    return made[0], made[1]
 
 
-def _row_problems(row: dict[str, Any], labels: list[str], seen: set[str]) -> list[str]:
-    clip_id, label = row["clip_id"], row.get("label")
-    problems = []
-    if not clip_id or "/" in clip_id or "\\" in clip_id:
-        problems.append("bad_id")
-    elif clip_id in seen:
-        problems.append("duplicate_id")
-    if label and label not in labels:
-        problems.append("unknown_label")
-    if row.get("split") and row["split"] not in SPLITS:
-        problems.append("unknown_split")
-    return problems
+def _on_disk(path: str, root: str, follow_links: bool, folders: dict[str, _Folder]) -> Medium | None:
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = _listed(os.path.normpath(folder), root)
+    place, linked, links = folders[folder]
+    if name not in links:
+        return None
+    path = os.path.join(place, name)
+    return Medium(path, leads_out(path, Path(root)) if not follow_links and (linked or links[name]) else "")
+
+
+class _Folder(NamedTuple):
+    """A folder listed once: where, whether a link leads to it, and which of its files are links."""
+
+    place: str
+    linked: bool
+    links: dict[str, bool]
+
+
+def _listed(folder: str, root: str) -> _Folder:
+    within = folder == root or folder.startswith(os.path.join(root, ""))  # what is named as outside is meant
+    try:
+        with os.scandir(folder) as entries:
+            links = {entry.name: within and entry.is_symlink() for entry in entries}
+    except OSError:
+        links = {}
+    return _Folder(folder, within and os.path.realpath(folder) != folder, links)
+
+
+def _found_by_name(rows: pd.DataFrame, base: Path, found: Findings, follow_links: bool) -> pd.DataFrame:
+    """Rows with the media of the source that have their names, and those that no row names."""
+    root = base.resolve()
+    media = list_media(root, root, found, follow_links)
+    whole = {os.path.basename(medium.path): medium for medium in media}
+    sound = {medium for medium in media if medium.path.lower().endswith(SOUND_ONLY)}
+    videos = by_name([medium for medium in media if medium not in sound], found, root.name)
+    audios = by_name(sorted(sound), found, root.name)
+    exact = {name: whole[name] for name in rows["name"].dropna() if name in whole}
+    rest = sorted((videos.keys() | audios.keys()) - set(rows["name"]) - {stem(m.path) for m in exact.values()})
+    if rest:
+        found.add("unlisted_media", root.name, f"{len(rest):,} clips that no row names; they count as unlabelled")
+    facts: dict[str, Any] = {"file": root.name, "split": "unlabelled"}
+    rows = pd.concat([rows, pd.DataFrame({"name": rest, **facts}, dtype=object)], ignore_index=False)
+    rows.index = [*rows.index[: len(rows) - len(rest)], *range(10**9, 10**9 + len(rest))]
+    return attach(rows.where(rows.notna(), None), {**videos, **exact}, audios, found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import encoders, paths
+from . import encoders, paths, vectors
 
 KEYS = ["clip_id", "content_hash", "recipe_hash", "status"]
 
@@ -27,9 +29,7 @@ class Store:
         With its hash `key` it decides which stored rows may be used again.
     """
 
-    def __init__(
-        self, branch_folder: Path, frame_dim: int, recipe: dict[str, Any], shard: int, n_shards: int
-    ) -> None:
+    def __init__(self, branch_folder: Path, frame_dim: int, recipe: dict[str, Any], shard: int, n_shards: int) -> None:
         self.folder = branch_folder / slug_of(recipe) / recipe["level"]
         self.recipe, self.n_shards = recipe, n_shards
         pooled = encoders.pooled_dim(frame_dim, recipe["pooling"])
@@ -38,7 +38,10 @@ class Store:
         self.key = paths.digest(recipe)
         self.path = self.folder / shard_name(shard, n_shards)
         self.parts = self.folder / f".parts-{self.path.stem}"
-        self.schema = schema(self.dim, recipe["level"])
+        self.level = recipe["level"]
+        self.dtype = np.dtype(dtype_of(recipe))
+        self.schema = schema(self.dim, self.level, self.dtype.name)
+        self.keys = pa.schema([field for field in self.schema if field.name not in vectors.LEAVES])
 
     def kept(self, rows: list[dict[str, Any]], retry_failed: bool) -> dict[str, tuple[Path, int]]:
         """Where the rows that may be used again are: clip to file and position in it."""
@@ -56,26 +59,50 @@ class Store:
         """Keep the results of some clips, so that a kill from now on does not lose them."""
         name = paths.digest([result["clip_id"] for result in results])
         rows = [result | {"recipe_hash": self.key} for result in results]
-        columns = {
-            field.name: pa.array([row.get(field.name) for row in rows], field.type)
-            for field in self.schema
-        }
-        paths.write_parquet(pa.table(columns, schema=self.schema), self.parts / f"{name}.parquet")
+        own = {field.name: [row.get(field.name) for row in rows] for field in self.keys}
+        keys = pa.table(own, self.keys)
+        found = [self._rows_of(row) for row in rows]
+        values = np.concatenate([np.empty((0, self.dim), self.dtype), *found])
+        table = self._table(keys, values, np.array([len(one) for one in found]))
+        paths.write_atomic(self.parts / f"{name}.parquet", lambda tmp: pq.write_table(table, tmp, **vectors.WRITE))
 
     def merge(self, rows: list[dict[str, Any]]) -> None:
-        """Write the shard's file in the order of the rows, drop the parts and older shardings."""
+        """Write the shard's file in the order of the rows, drop the parts and older shardings.
+
+        No more than a row group is in memory at a time, besides the columns that are not vectors.
+        """
         place = self.kept(rows, retry_failed=False)
         files = sorted({path for path, _ in place.values()})
-        tables = {path: pq.read_table(path, columns=self.schema.names) for path in files}
-        starts = dict(zip(files, np.cumsum([0, *(len(tables[p]) for p in files)]), strict=False))
-        order = [starts[place[r["clip_id"]][0]] + place[r["clip_id"]][1] for r in rows]
-        found = [tables[path].cast(self.schema) for path in files]
-        table = pa.concat_tables([self.schema.empty_table(), *found])
-        table = table.take(pa.array(order, pa.int64()))
-        header = {"recipe": self.recipe, "recipe_hash": self.key, "dim": self.dim}
-        paths.write_parquet(table, self.path, header)
+        own = tuple(field.name for field in self.keys)
+        found = [vectors.VectorFile(path, own) for path in files]
+        starts = dict(zip(files, np.cumsum([0, *map(len, found)]), strict=False))
+        order = np.array([starts[place[r["clip_id"]][0]] + place[r["clip_id"]][1] for r in rows], int)
+        tables = [self.keys.empty_table(), *(one.keys.select(own).cast(self.keys) for one in found)]
+        keys = pa.concat_tables(tables).take(pa.array(order))
+        lengths = np.concatenate([np.empty(0, int), *(one.lengths for one in found)])[order]
+        paths.write_atomic(self.path, lambda tmp: self._write(tmp, keys, lengths, found, order))
         shutil.rmtree(self.parts, ignore_errors=True)
         self._tidy()
+
+    def _write(
+        self, path: Path, keys: pa.Table, lengths: np.ndarray, files: list[vectors.VectorFile], order: np.ndarray
+    ) -> None:
+        own = {"schema_version": paths.SCHEMA_VERSION, "recipe": self.recipe, "recipe_hash": self.key, "dim": self.dim}
+        head = self.schema.with_metadata({b"ecmf": json.dumps(own, default=str).encode()})
+        with pq.ParquetWriter(path, head, **vectors.WRITE) as writer:
+            for rows in vectors.groups(lengths, self.dim * self.dtype.itemsize):
+                table = self._table(keys[rows], vectors.gather(files, order[rows], self.dim, self.dtype), lengths[rows])
+                writer.write_table(table.cast(head), row_group_size=len(table))
+
+    def _rows_of(self, row: dict[str, Any]) -> np.ndarray:
+        """The vectors (T, D) of a result; none where nothing is known, one at utterance level."""
+        found = row.get("vector") if self.level == "utterance" else row.get("vectors")
+        return np.asarray([] if found is None else found, self.dtype).reshape(-1, self.dim)
+
+    def _table(self, keys: pa.Table, values: np.ndarray, lengths: np.ndarray) -> pa.Table:
+        column = vectors.column(values, lengths, self.level, self.dtype.name, self.dim)
+        place = 1  # behind the clip_id
+        return keys.add_column(place, self.schema.field(place), column.cast(self.schema.field(place).type))
 
     def _tidy(self) -> None:
         """Once every shard is there, remove what another number of shards has left."""
@@ -93,9 +120,14 @@ class Store:
         return [row["status"] for row in rows if row["recipe_hash"] == self.key]
 
 
-def schema(dim: int, level: str) -> pa.Schema:
+def dtype_of(recipe: dict[str, Any]) -> str:
+    """The type that vectors are stored in: float32, or as they came where they were imported."""
+    return recipe["dtype"] if recipe.get("imported") else "float32"
+
+
+def schema(dim: int, level: str, dtype: str = "float32") -> pa.Schema:
     """Columns of a feature file; the vector is null where nothing is known."""
-    vector = pa.list_(pa.float32(), dim)
+    vector = pa.list_(vectors.TYPES[dtype], dim)
     own = [("vector", vector)] if level == "utterance" else [("vectors", pa.list_(vector))]
     own += [("times", pa.list_(pa.float64()))] if level == "frame" else []
     text = [(name, pa.string()) for name in ("status", "problem", "detail")]
@@ -118,14 +150,12 @@ def shard_name(shard: int, n_shards: int) -> str:
     return f"{shard:03d}-of-{n_shards:03d}.parquet"
 
 
-def read_shards(
-    folder: Path, chosen: dict[str, Any], made_by: str, partial: bool = False
-) -> pa.Table:
+def shard_files(folder: Path, chosen: dict[str, Any], made_by: str, partial: bool = False) -> list[Path]:
     """All shards of the selected extraction; a shard that is missing or stale is one clear line.
 
     partial : only those that are there, for a look while other shards are still at work.
     """
-    tables = []
+    files = []
     for shard in range(chosen["n_shards"]):
         path = folder / shard_name(shard, chosen["n_shards"])
         wanted = f"{made_by} --set shard={shard}" if chosen["n_shards"] > 1 else made_by
@@ -135,37 +165,43 @@ def read_shards(
             raise paths.EcmfError(f"{paths.show(path)} is missing: run {wanted} first")
         if _recipe_of(path) != chosen["recipe_hash"]:
             raise paths.EcmfError(f"{paths.show(path)} is of another recipe: run {wanted} again")
-        tables.append(pq.read_table(path))
-    return pa.concat_tables(tables)
+        files.append(path)
+    return files
 
 
-def vectors_of(table: pa.Table, pooling: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors float32 (N, dim), 0 where there is none, and which rows have one, bool (N,)."""
-    name = "vector" if "vector" in table.column_names else "vectors"
-    column = table.column(name).combine_chunks()
-    known = ~np.asarray(column.is_null())
-    out = np.zeros((len(table), dim), np.float32)
-    if name == "vector":
-        out[known] = np.asarray(column.flatten()).reshape(-1, dim)
-    else:
-        for i in np.flatnonzero(known):
-            rows = np.asarray(column[i].values.flatten())
-            out[i] = encoders.pool(rows.reshape(len(column[i].values), -1), pooling)
+def filled(files: list[vectors.VectorFile], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) of utterance-level files as stored, 0 where there is none, and which rows have one."""
+    lengths = np.concatenate([np.empty(0, int), *(file.lengths for file in files)])
+    parts = [file.read() for file in files]
+    found = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, dim), np.float32), *parts])
+    known = lengths > 0
+    if known.all():
+        return found, known
+    out = np.zeros((len(known), dim), found.dtype)
+    out[known] = found
     return out, known
 
 
-def vector_table(clip_ids: list[str], vectors: list[np.ndarray | None]) -> pa.Table:
-    """Vectors of equal length as a table of the two columns that matter, for exchange."""
-    dim = next(len(vector) for vector in vectors if vector is not None)
-    own = schema(dim, "utterance")
-    columns = {"clip_id": clip_ids, "vector": vectors}
-    return pa.table({name: pa.array(columns[name], own.field(name).type) for name in columns})
+def pooled(files: list[vectors.VectorFile], chosen: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors float32 (N, D), 0 where there is none, and which rows have one; frames are pooled."""
+    if chosen["level"] == "utterance":
+        found, known = filled(files, chosen["dim"])
+        return found.astype(np.float32, copy=False), known
+    known = np.concatenate([np.empty(0, int), *(file.lengths for file in files)]) > 0
+    out = np.zeros((len(known), chosen["dim"]), np.float32)
+    rows = (one for file in files for _, some in each(file) for one in some)
+    for i, found in enumerate(rows):
+        if found is not None:
+            out[i] = encoders.pool(found, chosen["recipe"]["pooling"])
+    return out, known
 
 
-def read_vectors(path: Path | str) -> np.ndarray:
-    """The vectors float32 (N, D) of one feature file, 0 where there is none."""
-    table = pq.read_table(path, columns=["vector"])
-    return vectors_of(table, "mean", table.schema.field("vector").type.list_size)[0]
+def each(file: vectors.VectorFile) -> Iterator[tuple[int, list[np.ndarray | None]]]:
+    """First row and rows (T, D) of consecutive clips, as many as fit into a row group."""
+    for rows in vectors.groups(file.lengths, file.dim * file.dtype.itemsize):
+        lengths = file.lengths[rows]
+        found = np.split(file.read(rows.start, rows.stop), np.cumsum(lengths)[:-1])
+        yield rows.start, [one if n else None for one, n in zip(found, lengths, strict=True)]
 
 
 def _recipe_of(path: Path) -> str | None:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from . import notebook, params, pipeline, runner, workers
 from .paths import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
 
+GENERATED = "demo"  # the kind of a corpus that is made here, so that what it holds is known before
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 CHECKSUM_BYTES = 200_000_000  # inputs up to this size count as changed by content, not by time
 STOP_S = 15  # how long the runs get to end after Ctrl-C before they are killed
@@ -63,13 +64,15 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
         if not dry_run:
             print(f"Report: {show(report.build_index(profile))}")
         return 1 if failed else 0
-    order = pipeline.order(profile)
-    params.check_sets(sets, order)
-    changed = outdated(profile, sets, order)
+    params.check_sets(sets, pipeline.order(profile))
+    cores = cores or workers.cpu_count()
     with _only_one(profile):
         _sweep(data_dir(profile))
         follower = Follower(profile, dry_run)
-        code = _snakemake(profile, sets, changed, cores or workers.cpu_count(), dry_run, follower)
+        code = 0 if dry_run else _corpus_first(profile, sets, cores, follower)
+        order = pipeline.order(profile)
+        if not code:
+            code = _snakemake(profile, sets, outdated(profile, sets, order), cores, dry_run, follower)
         if dry_run:
             return follower.tell_plan()
         if follower.planned or _index_is_old(profile):
@@ -79,6 +82,18 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
                 print(f"index: {error}", file=sys.stderr)
                 code = code or 1
         return follower.tell_end(code)
+
+
+def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follower) -> int:
+    """Read a real corpus before the rest is planned: what it holds decides what can be trained."""
+    start = pipeline.START
+    settings = params.resolve(start, profile, params.sets_for(start, sets))
+    changed = outdated(profile, sets, [start])
+    there = all(path.exists() for path in pipeline.writes(start, profile))
+    if settings.get("kind", GENERATED) == GENERATED or (there and not changed):
+        return 0
+    page = str(pipeline.html_path(start, profile))
+    return _snakemake(profile, sets, changed, cores, False, follower, page)
 
 
 def outdated(profile: str, sets: Sequence[str], order: Sequence[str]) -> list[str]:
@@ -131,8 +146,9 @@ class Follower:
             if row[1] not in self.planned:  # a dry run says it twice
                 self.planned.append(row[1])
         elif line.startswith("total ") and not self.quiet and self.planned:
+            left = [nb for nb in self.planned if nb not in self.done]
             total = len(pipeline.order(self.profile))
-            print(f"{self.profile}: {len(self.planned)} of {total} notebooks to run", flush=True)
+            print(f"{self.profile}: {len(left)} of {total} notebooks to run", flush=True)
         elif line.startswith("ecmf: "):
             self.refused = line[len("ecmf: ") :]
         elif (rule := re.match(r"Error in rule nb_(\w+)", line)) and rule[1] not in self.failed:
@@ -198,11 +214,12 @@ def _snakemake(
     cores: int,
     dry_run: bool,
     follower: Follower,
+    target: str = "notebooks",
 ) -> int:
     folder = data_dir(profile) / ".workflow"
     force = ["--forcerun", *(f"nb_{nb}" for nb in changed)] if changed else []
     command = [
-        sys.executable, "-c", BOOT, "notebooks",
+        sys.executable, "-c", BOOT, target,
         "--snakefile", SNAKEFILE, "--directory", folder, "--cores", cores,
         "--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy",
         "--rerun-triggers", "mtime", "params", "input",

@@ -48,3 +48,12 @@ def make_clip(path, seconds=1.2, fps=12, sound=True, size=(120, 160)):
     tone = (0.2 * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
     write_clip(path, frames, fps, tone if sound else None, 16000)
     return path
+
+
+def build(profile="p", **settings):
+    """The corpus that `00_start_here` would make with these parameters."""
+    from ecmf_utils import build, params
+
+    values = params.resolve("00_start_here", "tiny") | {"kind": "folder", "n_workers": 1}
+    values |= {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    return build.build(profile, values)

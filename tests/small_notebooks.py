@@ -85,4 +85,6 @@ def _write(name: str) -> str:
         )
     if name.endswith("selected.json"):
         return f"paths.write_json({path}, {{'slug': 'x', 'level': 'utterance', 'seed': seed}})"
+    if name == "corpus.json":
+        return f"paths.write_json({path}, {{'untrained': ''}})"
     return f"paths.write_json({path}, [])"

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ecmf_utils import cli, corpus, media, paths, sources
+from ecmf_utils import cli, corpus, media, paths, probing, sources
 from ecmf_utils.paths import EcmfError
+
+from .conftest import build
 
 LABELS = ["neutral", "angry", "happy"]
 
@@ -36,9 +38,9 @@ def test_a_wrong_command_gives_one_line(command, home, capfd):
 
 # the manifest file | the line that refuses it
 MANIFESTS = {
-    b"": r"manifest\.csv: not a CSV table",
-    b"name,file\na,a.mp4\n": r"manifest\.csv: column clip_id, video missing.*found name, file",
-    "clip_id,video,text\na,a.mp4,gr\xfc\xdf\n".encode("latin-1"): r"manifest\.csv: line 2 is not UTF-8",
+    b"": r"manifest\.csv: the file has no bytes",
+    b"name,file\na,a.mp4\n": r"manifest\.csv: .*clip_id.*name, file",
+    "clip_id,video,text\na,a.mp4,gr\xfc\xdf\n".encode("latin-1"): r"manifest\.csv.*not UTF-8",
 }
 
 
@@ -47,13 +49,13 @@ def test_an_unreadable_manifest_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "manifest.csv"
     path.write_bytes(content)
     with pytest.raises(EcmfError, match=MANIFESTS[content]) as caught:
-        sources.read_manifest(path, LABELS)
+        sources.read_manifest(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_manifest_is_refused_in_one_line(tmp_path):
     with pytest.raises(EcmfError, match=r"gone\.csv: no such manifest"):
-        sources.read_manifest(tmp_path / "gone.csv", LABELS)
+        sources.read_manifest(tmp_path / "gone.csv")
 
 
 # a row of the manifest | the code in the problem table; the other rows go on
@@ -97,7 +99,7 @@ def folder(tmp_path_factory, clip):
 def test_a_bad_row_is_in_the_problem_table_and_the_others_go_on(row, folder, home):
     path = folder / "manifest.csv"
     path.write_text(f"clip_id,video,text,label\na,good.mp4,Hello.,happy\n{row}\nlast,good.mp4,Bye.,angry\n")
-    clips = corpus.save("p", corpus.probe_all(sources.read_manifest(path, LABELS), 1), LABELS)
+    clips = build(manifest=path, labels=LABELS).clips
     assert len(clips) == 3 and list(clips["status"])[::2] == ["ok", "ok"]
     assert re.search(ROWS[row], clips["problem"][1])
     assert {code for code in clips["problem"][1].split(";")} <= set(corpus.PROBLEMS)
@@ -108,7 +110,7 @@ def test_a_transcript_in_a_wrong_encoding_is_a_problem_of_its_clip_only(folder, 
         shutil.copy(folder / "good.mp4", tmp_path / f"{name}.mp4")
     (tmp_path / "a.txt").write_bytes("gr\xfc\xdf dich".encode("latin-1"))
     (tmp_path / "b.txt").write_bytes("grüß dich".encode())
-    clips = corpus.probe_all(sources.scan_folder(tmp_path), 1).set_index("clip_id")
+    clips = probing.probe_all(sources.scan_folder(tmp_path), n_workers=1).set_index("clip_id")
     assert clips.loc["a", "problem"] == "bad_encoding" and clips.loc["b", "text"] == "grüß dich"
 
 

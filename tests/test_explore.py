@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import corpus, explore, media
+from ecmf_utils import explore, media, probing
 
 
 def measured(path):
-    clips = corpus.probe_all(pd.DataFrame([{"clip_id": "a", "video": str(path), "text": None}]), 1)
+    clips = probing.probe_all(pd.DataFrame([{"clip_id": "a", "video": str(path), "text": None}]), n_workers=1)
     return explore.measure(clips, 1).iloc[0]
 
 

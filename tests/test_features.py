@@ -342,11 +342,11 @@ def test_a_full_disk_is_one_clear_line_and_costs_no_part(home, monkeypatch):
     before = file_of().read_bytes()
     written = []
 
-    def full(table, path):
+    def full(table, path, **options):
         written.append(path)
         if len(written) == 2:
             raise OSError(28, "No space left on device")
-        pq_write(table, path)
+        pq_write(table, path, **options)
 
     pq_write = paths.pq.write_table
     monkeypatch.setattr(paths.pq, "write_table", full)
@@ -356,12 +356,6 @@ def test_a_full_disk_is_one_clear_line_and_costs_no_part(home, monkeypatch):
     SEEN.clear()
     extract(clips_of(8), part=2)
     assert SEEN == ["word6", "word7"]
-
-
-def test_vectors_are_exchanged_as_a_table_of_two_columns(tmp_path):
-    vectors = [np.array([1, 2], np.float32), None]
-    paths.write_parquet(features.vector_table(["a", "b"], vectors), tmp_path / "t.parquet")
-    assert features.read_vectors(tmp_path / "t.parquet").tolist() == [[1, 2], [0, 0]]
 
 
 def test_the_real_clips_are_all_accounted_for(home, realdata):

@@ -1,4 +1,4 @@
-"""A notebook opened in JupyterLab, run with Run All, whichever comes first."""
+"""A notebook opened in JupyterLab, run with Run All, whichever comes first; and the clip browser, used by hand."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.browser import chromium, needs_chromium
@@ -32,13 +33,31 @@ return JSON.stringify({
 """
 
 
+# JupyterLab draws only the cells in view
+TO_THE_BROWSER = """
+const book = window.jupyterapp.shell.currentWidget.content;
+const cells = [...Array(book.model.cells.length).keys()];
+const index = cells.find(i => book.model.cells.get(i).sharedModel.getSource().startsWith('browser.clip_browser'));
+book.activeCellIndex = index;
+book.scrollToItem(index, 'start');
+"""
+LISTED = "return [...document.querySelectorAll('.widget-select select option')].map(o => o.textContent)"
+PLAYING = """
+const video = document.querySelector('.ecmf-player video');
+if (!video || video.readyState < 2) return null;
+return {width: video.videoWidth, seconds: video.duration, said: document.querySelector('.ecmf-player').innerText,
+        heard: video.webkitAudioDecodedByteCount > 0 || video.mozHasAudio || Boolean(video.audioTracks?.length)};
+"""
+
+
 @pytest.fixture
 def lab(tmp_path):
     """JupyterLab on loopback over a copy of the notebooks, with an empty data folder."""
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     for book in (tmp_path / "notebooks").glob("*.ipynb"):
         clear(book)
-    env = os.environ | {
+    hand = {key: value for key, value in os.environ.items() if key not in ("PYTEST_VERSION", "TQDM_DISABLE")}
+    env = hand | {
         "ECMF_DATA": str(tmp_path / "data"),
         "ECMF_REPORTS": str(tmp_path / "reports"),
         "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
@@ -95,18 +114,75 @@ def address(log, server):
 @pytest.mark.parametrize("name", FIRST_OPENED)
 def test_run_all_works_whichever_notebook_is_opened_first(lab, name):
     with chromium(1400, 1000) as driver:
-        driver.get(f"{lab}lab/tree/notebooks/{name}.ipynb?token={TOKEN}&reset")
-        wait(
-            lambda: driver.execute_script(
-                "return Boolean(window.jupyterapp?.shell?.currentWidget?.content?.model)"
-            ),
-            90,
-        )
-        wait(lambda: look(driver)["kernel"] == "idle", 90)
-        driver.execute_script("window.jupyterapp.commands.execute('runmenu:run-all')")
-        state = wait(lambda: settled(look(driver)), 900)
+        run_all(driver, lab, name)
+
+
+def run_all(driver, lab, name):
+    driver.get(f"{lab}lab/tree/notebooks/{name}.ipynb?token={TOKEN}&reset")
+    wait(lambda: driver.execute_script("return Boolean(window.jupyterapp?.shell?.currentWidget?.content?.model)"), 90)
+    wait(lambda: look(driver)["kernel"] == "idle", 90)
+    driver.execute_script("window.jupyterapp.commands.execute('runmenu:run-all')")
+    state = wait(lambda: settled(look(driver)), 900)
     assert not state["errors"], state["errors"]
     assert state["done"] == state["cells"] >= 9
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_clip_browser_filters_plays_and_saves_nothing(lab, tmp_path):
+    pytest.importorskip("anywidget")
+    keep_widget_state(tmp_path / "s")  # the setting that would save most
+    book = tmp_path / "notebooks" / "10_explore_corpus.ipynb"
+    book.write_text(book.read_text().replace('\'full\']\\" = \\"full\\"', '\'full\']\\" = \\"none\\"'))
+    with chromium(1400, 1400) as driver:
+        run_all(driver, lab, "10_explore_corpus")
+        clips = pd.read_parquet(tmp_path / "data" / "tiny" / "clips.parquet")
+        driver.execute_script(TO_THE_BROWSER)
+        wait(lambda: listed(driver) == [f"▶ {name}" for name in clips["clip_id"]], 60)
+
+        expected = clips[clips["split"] == "test"]
+        choose(driver, ".widget-dropdown select", "test")
+        wait(lambda: f"{len(expected)} of {len(clips)} clips fit" in driver.page_source, 30)
+        assert listed(driver) == [f"▶ {name}" for name in expected["clip_id"]] and len(expected) < len(clips)
+
+        clip = expected[expected["text"].notna()].iloc[0]
+        choose(driver, ".widget-select select", f"▶ {clip['clip_id']}")
+        video = wait(lambda: playing(driver), 60)
+        assert video["width"] == clip["width"] and video["seconds"] == pytest.approx(clip["duration_s"], abs=0.3)
+        assert clip["text"] in video["said"] and video["heard"]
+
+        driver.execute_script("window.jupyterapp.commands.execute('docmanager:save')")
+        wait(lambda: "Clip browser over" in book.read_text(), 30)
+        wait(lambda: '"state"' in book.read_text(), 30)
+    saved = book.read_text()
+    assert not [text for text in clips["text"].dropna() if text in saved]
+    assert "data:video" not in saved and "data:image" not in saved and "ftyp" not in saved
+
+
+def keep_widget_state(folder):
+    """Turn on "Save Widget State Automatically", which is off by default."""
+    place = folder / "@jupyter-widgets" / "jupyterlab-manager" / "plugin.jupyterlab-settings"
+    place.parent.mkdir(parents=True)
+    place.write_text('{"saveState": true}')
+
+
+def listed(driver):
+    """Mark and name of each clip in the list, without label and length."""
+    return [" ".join(text.split()).split(" · ")[0] for text in driver.execute_script(LISTED)[1:]]
+
+
+def choose(driver, menu, text):
+    """Click the first entry of a menu that begins with a text."""
+    options = driver.find_elements("css selector", f"{menu} option")
+    next(option for option in options if option.text.startswith(text)).click()
+
+
+def playing(driver):
+    found = driver.execute_script(PLAYING)
+    if found and not found["heard"]:  # decoded once it plays
+        driver.execute_script("document.querySelector('.ecmf-player video').play()")
+        return None
+    return found
 
 
 def look(driver):
@@ -114,9 +190,7 @@ def look(driver):
 
 
 def settled(state):
-    return (
-        state if state["errors"] or (state["done"] == state["cells"] and state["kernel"] == "idle") else None
-    )
+    return state if state["errors"] or (state["done"] == state["cells"] and state["kernel"] == "idle") else None
 
 
 def wait(condition, seconds):

@@ -194,3 +194,25 @@ def test_source_is_meant_from_the_callers_folder(notebooks, home, monkeypatch):
     (home / "clips").mkdir()
     monkeypatch.chdir(home)
     assert params.prepare("tiny", ["source=clips"])[1] == [f"source={home / 'clips'}"]
+
+
+def test_profile_remembers_where_its_corpus_lies(notebooks, home):
+    (home / "clips").mkdir()
+    first = f"source={home / 'clips'}"
+    assert params.prepare("tiny", [first])[1] == [first]
+    assert params.prepare("tiny", ["seed=3"])[1] == [f"00_start_here.{first}", "seed=3"]
+    make_notebook(notebooks, "90_benchmark", parameters="seed: int = 0")  # one that knows no source
+    assert params.resolve("90", "tiny", params.prepare("tiny", [])[1]) == {"seed": 0}
+    (home / "other").mkdir()
+    second = f"source={home / 'other'}"
+    assert params.prepare("tiny", [second])[1] == [second]
+    assert params.prepare("tiny", [])[1] == [f"00_start_here.{second}"]
+
+
+def test_label_map_and_features_of_a_profile_reach_the_notebook(notebooks):
+    make_notebook(notebooks, "90_benchmark", parameters="label_map: dict = {}\nfeatures: dict = {}")
+    profile(notebooks, "p", "label_map: {calm: sad, disgust: null}\nfeatures: {text: t.csv}\n")
+    values = params.resolve("90", "p")
+    assert values["label_map"] == {"calm": "sad", "disgust": None}
+    assert values["features"] == {"text": "t.csv"}
+    assert params.resolve("90", "p", ['label_map={"calm": null}'])["label_map"] == {"calm": None}

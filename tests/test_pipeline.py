@@ -1,6 +1,6 @@
 import pytest
 
-from ecmf_utils import pipeline
+from ecmf_utils import paths, pipeline
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .small_notebooks import make_pipeline
@@ -46,13 +46,65 @@ def test_unknown_branch_is_named(notebooks):
         pipeline.order("p")
 
 
-def test_folds_are_expected_only_with_labels():
-    assert [path.name for path in pipeline.writes("00_start_here", "words")] == ["clips.parquet"]
-    assert len(pipeline.writes("00_start_here", "all")) == 2
+def test_corpus_with_nothing_to_learn_from_is_not_trained_on():
+    paths.write_json(data_dir("all") / "corpus.json", {"untrained": "all clips are of 1 group"})
+    assert pipeline.why_untrained("all") == "all clips are of 1 group"
+    assert [nb for nb in pipeline.order("all") if pipeline.STEPS[nb].labelled] == []
+    paths.write_json(data_dir("all") / "corpus.json", {"untrained": ""})
+    assert "50_train_fusion" in pipeline.order("all")
+
+
+def import_branch(branch, profile="all", imported=True):
+    path = data_dir(profile) / "features" / branch / "selected.json"
+    paths.write_json(path, {"recipe": {"imported": imported}})
+    return path
+
+
+def test_branch_imported_by_hand_is_not_extracted_but_read(notebooks):
+    (notebooks / "profiles" / "p.yaml").write_text("branches: [face, audio]\n")
+    assert {"20_detect_faces", "21_extract_face"} <= set(pipeline.order("p"))
+    path = import_branch("face", "p")
+    order = pipeline.order("p")
+    assert not {"20_detect_faces", "21_extract_face", "70_predict"} & set(order)
+    assert "23_extract_audio" in order
+    assert path in pipeline.reads("50_train_fusion", "p")
+    assert path not in pipeline.reads("23_extract_audio", "p")
+
+
+def test_branch_of_own_name_needs_published_features(notebooks):
+    (notebooks / "profiles" / "p.yaml").write_text("branches: [visual]\nfeatures: {visual: v.parquet}\n")
+    assert "40_refine_labels" in pipeline.order("p")
+    made = data_dir("p") / "features" / "visual" / "selected.json"
+    assert made in pipeline.writes("00_start_here", "p")
+    assert pipeline.needs("40_refine_labels", "p") == ["00_start_here"]
+
+
+def test_extracted_branch_is_not_taken_for_an_imported_one():
+    import_branch("face", imported=False)
+    assert pipeline.imported("all") == {}
+
+
+def test_training_on_another_profile_needs_only_the_branches_of_this_one(notebooks):
+    for name in ("p", "q"):
+        (notebooks / "profiles" / f"{name}.yaml").write_text("branches: [text]\n")
+    written = [*pipeline.STEPS["00_start_here"].writes, "features/text/selected.json"]
+    write(*written, profile="p")
+    write(*written, "labels/refined.parquet", profile="q")
+    paths.write_json(data_dir("p") / "corpus.json", {"untrained": ""})
+    paths.write_json(data_dir("q") / "corpus.json", {"untrained": ""})
+    for name in ("p", "q"):
+        import_branch("text", name, imported=False)
+    pipeline.require("50_train_fusion", "p", train_profile="q")
+    with pytest.raises(EcmfError, match="run 40_refine_labels --profile p"):
+        pipeline.require("50_train_fusion", "p")
+    with pytest.raises(EcmfError, match="run 40_refine_labels --profile p"):
+        pipeline.require("50_train_fusion", "q", train_profile="p")
 
 
 def test_missing_names_what_has_not_run_in_order():
-    write("clips.parquet", "folds.parquet", "features/scene/selected.json")
+    write("clips.parquet", "folds.parquet")
+    paths.write_json(data_dir("all") / "corpus.json", {"untrained": ""})
+    import_branch("scene", imported=False)
     assert pipeline.missing("22_extract_scene", "all") == []
     assert pipeline.missing("21_extract_face", "all") == ["20_detect_faces"]
     assert "22_extract_scene" not in pipeline.missing("40_refine_labels", "all")

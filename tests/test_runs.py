@@ -147,3 +147,45 @@ def test_a_pair_of_equal_runs_differs_by_nothing(profile):
 def test_a_label_outside_the_label_set_is_named(profile):
     with pytest.raises(EcmfError, match="which is not one of neutral, angry"):
         runs.load_problem("p", BRANCHES, LABELS[:2], "given")
+
+
+@pytest.fixture
+def other(profile, monkeypatch):
+    """A second corpus, `q`: the same vectors under labels of its own, all in the training split."""
+    words = {"neutral": "calm", "angry": "angry", "happy": "disgust"}
+    clips = profile.reset_index().assign(split="train", label=lambda t: t["shown"].map(words)).drop(columns="shown")
+    corpus.save("q", clips, ["calm", "angry", "disgust"])
+    paths.write_parquet(corpus.make_folds(clips, 3), data_dir("q") / "folds.parquet")
+    same = {"recipe_hash": "r", "slug": "encoder-a"}
+    monkeypatch.setattr(runs.features, "selected", lambda *_: same)
+    return clips.set_index("clip_id")
+
+
+def test_another_corpus_is_learned_from_and_every_clip_of_this_one_is_tested(other):
+    to = {"calm": "neutral", "disgust": "happy"}
+    problem = runs.load_problem("p", BRANCHES, LABELS, "given", "q", to)
+    assert set(problem.data.clip_ids) == set(other.index)
+    assert len(problem.test.clip_ids) == 84 and (problem.test_y >= 0).sum() == 78
+    result = runs.cross_validate("p", "x", problem, baselines.maker("late", problem.data.dims, 3), [0])
+    row = [r for r in runs.score_rows("p", problem, result, "late") if r["split"] == "test"][0]
+    assert row["weighted_f1"] > 0.7 and row["train_profile"] == "q" and row["n"] == 78
+    runs.save("p", "x", problem, result, [row])
+    assert (training.read_predictions("p", "x").query("role == 'test'")["clip_id"]).size == 78
+
+
+def test_labels_without_counterpart_are_left_out_and_told(other):
+    problem = runs.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
+    assert set(problem.given) == {0, 1}
+    told = problem.label_table()
+    assert told.loc["disgust"].tolist() == ["left out", 28] and told.loc["calm", "counts as"] == "neutral"
+
+
+def test_label_of_the_other_corpus_that_nobody_mapped_is_named(other):
+    with pytest.raises(EcmfError, match="'calm', which is not one of .*train_label_map"):
+        runs.load_problem("p", BRANCHES, LABELS, "given", "q")
+
+
+def test_branches_encoded_differently_are_refused(other, monkeypatch):
+    monkeypatch.setattr(runs.features, "selected", lambda name, _: {"recipe_hash": name, "slug": name})
+    with pytest.raises(EcmfError, match="branch face: p has p and q has q"):
+        runs.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})

@@ -1,0 +1,182 @@
+"""The corpus of a profile: from where it lies to a checked manifest with folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from . import adapters, corpus, labelset, leakage, probing, sources
+from .cells import unknown
+from .findings import Findings
+from .paths import ROOT, EcmfError, data_dir, write_json, write_parquet
+
+GENERATED = "demo"
+TABLES = ("folder", "features")  # kinds that read a CSV manifest of the user's
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What `build` made and wrote.
+
+    Attributes
+    ----------
+    clips, folds : DataFrame
+        As in `clips.parquet` and `folds.parquet`; no folds where nothing can be learned.
+    truth : DataFrame or None
+        Known for a generated corpus only.
+    label_map, shared, findings : DataFrame
+        What became of each label, what is shared across splits or folds, what is wrong in the files.
+    facts : dict
+        `corpus.json`: kind, untrained (why nothing can be learned, "" otherwise), merged_groups,
+        dropped, probed.
+    lines : list of str
+        The findings as a person reads them.
+    """
+
+    clips: pd.DataFrame
+    folds: pd.DataFrame
+    truth: pd.DataFrame | None
+    label_map: pd.DataFrame
+    shared: pd.DataFrame
+    findings: pd.DataFrame
+    facts: dict[str, Any]
+    lines: list[str]
+
+
+def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
+    """Read or generate a corpus, check it, and write its manifest and folds.
+
+    Parameters
+    ----------
+    settings : mapping
+        The parameters of `00_start_here`.
+
+    Raises
+    ------
+    EcmfError
+        The source as a whole cannot be used. What is wrong with single rows and files is in `findings`.
+    """
+    found = Findings()
+    rows, truth = _rows(profile, settings, found)
+    rows, fates = labelset.apply(rows, settings["labels"], settings["label_map"], found, f"profile {profile}")
+    if not len(rows):
+        raise EcmfError(f"profile {profile}: no clip is left, the label_map drops every label that was found")
+    clips = _probed(profile, rows, settings)
+    prints = probing.read_fingerprints(profile)
+    merged = 0
+    if settings["merge_leaks"]:
+        clips, merged = leakage.merge_groups(clips, settings["merge_leaks"], prints)
+    clips = corpus.save(profile, clips, settings["labels"], truth)
+    folds, untrained = _folds(clips, settings)
+    shared = leakage.shared(clips, folds, prints)
+    dropped = int(fates.loc[fates["how"] == "dropped", "clips"].sum())
+    facts = {"kind": settings["kind"], "untrained": untrained, "merged_groups": merged}
+    facts |= {"dropped": dropped, "probed": int(clips["content_hash"].notna().sum())}
+    made = Corpus(clips, folds, truth, fates, shared, found.frame(), facts, found.lines())
+    _write(profile, made, settings)
+    return made
+
+
+def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
+    folder = data_dir(profile)
+    fold_facts = {"n_folds": settings["n_folds"], "seed": settings["seed"]}
+    write_parquet(made.folds, folder / "folds.parquet", fold_facts)
+    write_parquet(made.label_map, folder / "label_map.parquet")
+    write_parquet(made.shared, folder / "leakage.parquet")
+    write_parquet(made.findings, folder / "findings.parquet")
+    if settings["features"]:
+        from . import exchange
+
+        source = _source(profile, settings)
+        for branch, name in settings["features"].items():
+            made.lines.extend(exchange.import_features(profile, branch, source / name, clips=made.clips).attrs["lines"])
+    write_json(folder / "corpus.json", made.facts)
+
+
+def _rows(
+    profile: str, s: Mapping[str, Any], found: Findings
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    if s["kind"] == GENERATED:
+        from . import demo  # needs the extra `demo`
+
+        sizes = {name: s[name] for name in ("n_train", "n_test", "n_unlabelled")}
+        return demo.generate(data_dir(profile), seed=s["seed"], n_workers=s["n_workers"], **sizes)
+    source = _source(profile, s)
+    if s["kind"] in TABLES and s["manifest"]:
+        how = {name: s[name] for name in ("columns", "encoding", "follow_links")}
+        how |= {"found": found, "media": s["kind"] != "features"}
+        return sources.read_manifest(_manifest(source, s["manifest"]), source, **how), None
+    if s["kind"] == "features":
+        raise EcmfError(f"profile {profile}: kind features needs a CSV with clip_id and label: --set manifest=FILE")
+    if s["kind"] not in adapters.ADAPTERS:
+        raise unknown("kind", s["kind"], [GENERATED, *TABLES, *adapters.ADAPTERS], f"profile {profile}")
+    read = adapters.ADAPTERS[s["kind"]]
+    return read(source, found, encoding=s["encoding"], follow_links=s["follow_links"]), None
+
+
+def _source(profile: str, s: Mapping[str, Any]) -> Path:
+    """The folder that the corpus lies in."""
+    if not s["source"]:
+        if s["manifest"] and s["kind"] == "folder":
+            return _manifest(Path.cwd(), s["manifest"]).parent
+        raise EcmfError(f"profile {profile}: say where the corpus lies: --set source=DIR")
+    source = Path(s["source"]).expanduser()
+    source = source if source.is_absolute() else ROOT / source
+    if not source.is_dir():
+        raise EcmfError(f"{s['source']}: no such folder; say where the corpus lies: --set source=DIR")
+    return source.resolve()
+
+
+def _manifest(source: Path, name: str) -> Path:
+    """A manifest named by itself or relative to the source."""
+    own = Path(name).expanduser()
+    return source / own if not own.is_absolute() and (source / own).exists() else own
+
+
+def _probed(profile: str, rows: pd.DataFrame, s: Mapping[str, Any]) -> pd.DataFrame:
+    if s["kind"] != "features":
+        how = {"n_workers": s["n_workers"], "n_probe": s["n_probe"], "seed": s["seed"]}
+        return probing.probe_all(rows, profile=profile, **how)
+    bad = rows.get("status", pd.Series(None, index=rows.index)) == "failed"
+    return rows.assign(status=bad.map({True: "failed", False: "ok"}))
+
+
+def _folds(clips: pd.DataFrame, s: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
+    """The folds, or none and why nothing can be learned."""
+    none = pd.DataFrame({"clip_id": pd.Series(dtype="str"), "fold": pd.Series(dtype="int64")})
+    if s["kind"] == GENERATED:
+        return corpus.balanced_group_folds(clips, s["n_folds"]), ""
+    try:
+        return corpus.make_folds(clips, s["n_folds"], s["seed"]), ""
+    except EcmfError as error:  # all that needs no folds goes on
+        return none, str(error)
+
+
+def summary(made: Corpus) -> str:
+    """What a person wants to know of a corpus that was just built, as text for the terminal."""
+    clips = made.clips
+    by_split = clips.groupby("split").agg(
+        clips=("clip_id", "count"), labelled=("label", "count"), groups=("group", "nunique"),
+        speakers=("speaker", "nunique"), hours=("duration_s", lambda s: round(s.sum() / 3600, 2)),
+        failed=("status", lambda s: int((s == "failed").sum())),
+    )  # fmt: skip
+    parts = [("Clips", by_split)]
+    if made.label_map["how"].ne("same").any():
+        parts.append(("Labels: the corpus's own, and what they become", made.label_map.fillna("–").set_index("found")))
+    if clips["label"].notna().any():
+        parts.append(("Labels by split", pd.crosstab(clips["label"], clips["split"]).rename_axis(columns=None)))
+    if len(problems := corpus.problem_counts(clips)):
+        parts.append(("Problems", problems.set_index("problem")))
+    if len(made.shared):
+        parts.append(("Shared across splits or folds", leakage.summary(made.shared)))
+    if len(made.folds):
+        parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
+    with pd.option_context("display.width", 120, "display.max_colwidth", 70, "display.max_rows", 60):
+        text = "\n\n".join(f"{title}\n{table.to_string()}" for title, table in parts)
+    found = ["\nFindings", *(f"  {line}" for line in made.lines)] if made.lines else []
+    untrained = [f"\nNothing will be trained: {made.facts['untrained']}"] if made.facts["untrained"] else []
+    return "\n".join([text, *found, *untrained])

@@ -1,0 +1,97 @@
+"""Label sets: how a corpus's own labels become those of a profile, explicitly and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from .cells import unknown
+from .findings import Findings
+from .paths import EcmfError
+
+
+def check(labels: Sequence[str], label_map: Mapping[str, str | None], where: str) -> None:
+    """Refuse a mapping onto a label that the profile does not have.
+
+    Raises
+    ------
+    EcmfError
+        Names the label that is not in the label set.
+    """
+    for name, target in label_map.items():
+        if target is not None and not isinstance(target, str):
+            raise EcmfError(f"{where}: label_map: {name}: expected a label or null, found {target!r}")
+        if target is not None and target not in labels:
+            raise unknown("label", target, labels, f"{where}: label_map: {name}")
+
+
+def table(values: pd.Series, labels: Sequence[str], label_map: Mapping[str, str | None]) -> pd.DataFrame:
+    """What becomes of each label that a corpus uses.
+
+    Returns
+    -------
+    DataFrame
+        One row a label, most frequent first: `found`, `becomes` (None: nothing), `how` (same, mapped,
+        dropped: the mapping says null, unknown: in neither the label set nor the mapping), `clips`.
+    """
+    counts = values.dropna().value_counts()
+    rows = [(found, *_fate(found, labels, label_map), int(n)) for found, n in counts.items()]
+    return pd.DataFrame(rows, columns=["found", "becomes", "how", "clips"]).astype({"becomes": object})
+
+
+def _fate(
+    found: str, labels: Sequence[str], label_map: Mapping[str, str | None]
+) -> tuple[str | None, str]:
+    if found in label_map:
+        target = label_map[found]
+        return target, "dropped" if target is None else "same" if target == found else "mapped"
+    return (found, "same") if found in labels else (None, "unknown")
+
+
+def apply(
+    rows: pd.DataFrame, labels: Sequence[str], label_map: Mapping[str, str | None], found: Findings, where: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Translate the column `label` of a manifest into the profile's label set.
+
+    A clip whose label the mapping sends to null has no counterpart and is dropped; one whose label
+    is in neither the label set nor the mapping (a slip of the pen, mostly) stays, without a label and
+    with the problem `unknown_label`. Both are counted.
+
+    Returns
+    -------
+    rows : DataFrame
+        Without the dropped clips; the corpus's own word stays in `label_found`.
+    fates : DataFrame
+        See `table`.
+    """
+    check(labels, label_map, where)
+    own = rows["label"].astype(object).where(rows["label"].notna(), None)
+    fates = table(own, labels, label_map)
+    how = own.map(dict(zip(fates["found"], fates["how"], strict=True)))
+    becomes = own.map(dict(zip(fates["found"], fates["becomes"], strict=True)))
+    becomes = becomes.astype(object).where(becomes.notna(), None)
+    rows = rows.assign(label=becomes, label_found=own)
+    lost = how == "unknown"
+    for row in rows[lost].to_dict("records"):
+        note_unknown(row, labels, found, where)
+    rows.loc[lost, "problem"] = [_joined(p, "unknown_label") for p in rows.loc[lost, "problem"]]
+    train = rows["split"] == "train"
+    rows.loc[train & lost, "split"] = "unlabelled"  # nothing to learn from, but still predicted
+    return rows[how != "dropped"].reset_index(drop=True), fates
+
+
+def note_unknown(row: Mapping[str, Any], labels: Sequence[str], found: Findings, where: str) -> None:
+    """Tell of one clip whose label nobody knows."""
+    text = (
+        f"clip {row['clip_id']} has label {row['label_found']!r}, expected one of {', '.join(labels)} "
+        "or an entry in the profile's label_map; it counts as unlabelled"
+    )
+    number = row.get("row")
+    number = int(number) if number is not None and number == number else None
+    found.add("unknown_label", str(row.get("file") or where), text, row=number, clip_id=row["clip_id"])
+
+
+def _joined(problem: Any, code: str) -> str:
+    return f"{problem};{code}" if isinstance(problem, str) and problem else code

@@ -1,0 +1,264 @@
+"""Media files of a source folder, listed once, and what becomes of the rows that name them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .findings import Findings
+from .paths import EcmfError, show
+
+EXTENSIONS = (
+    ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".flv", ".wav", ".flac", ".mp3",
+)  # fmt: skip
+SILENT = (".txt", ".csv", ".npz", ".md", ".pdf")  # belong to a corpus and need no remark
+# what every adapter gives, then what its corpus has besides
+COLUMNS = (
+    "clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker",
+    "status", "problem", "detail", "file", "row",
+)  # fmt: skip
+ALLOW = "follow_links=true allows it"
+
+
+class Medium(NamedTuple):
+    """A file, and where it leads when it is a link out of the source folder."""
+
+    path: str
+    outside: str = ""
+
+
+# ---- places
+
+
+def root_of(source: Path | str) -> Path:
+    """The source folder with its own links resolved.
+
+    Raises
+    ------
+    EcmfError
+        It is not a folder.
+    """
+    source = Path(source).expanduser()
+    if not source.is_dir():
+        raise EcmfError(f"{source}: not a folder; give the folder of the corpus with --set source=DIR")
+    return source.resolve()
+
+
+def inside(root: Path, names: Iterable[str], follow_links: bool) -> Path | None:
+    """The first of some files or folders that is there.
+
+    Raises
+    ------
+    EcmfError
+        It is a link that leaves the source folder, and `follow_links` is off.
+    """
+    for name in names:
+        path = root / name
+        if path.exists():
+            if not follow_links and (target := leads_out(path, root)):
+                raise EcmfError(f"{show(path)}: leads out of the source folder, to {target}; {ALLOW}")
+            return path
+    return None
+
+
+def foreign(root: Path, corpus: str, expected: str) -> EcmfError:
+    """The error for a folder that has another layout."""
+    there = sorted(os.listdir(root))
+    some = f"{', '.join(there[:8])}{f' and {len(there) - 8:,} more' if len(there) > 8 else ''}" or "nothing"
+    return EcmfError(f"{show(root)}: not the layout of {corpus}: expected {expected}; found {some}")
+
+
+def leads_out(path: Path | str, root: Path) -> str:
+    """Where a path leads, if that is outside the root; empty otherwise."""
+    target = os.path.realpath(path)
+    return "" if target == str(root) or target.startswith(os.path.join(root, "")) else target
+
+
+# ---- media
+
+
+def list_media(folder: Path, root: Path, found: Findings, follow_links: bool = False) -> list[Medium]:
+    """Every media file below a folder, by one listing of each directory, in the order of their paths.
+
+    Parameters
+    ----------
+    folder, root : Path
+        What to list, and the source folder that links may not leave.
+    follow_links : bool
+        Whether links out of the source folder count as files of it. When off, a file behind one is
+        listed as such and a folder behind one is told and left alone.
+    """
+    others: Counter[str] = Counter()
+    media = sorted(_walk(str(folder), root, found, follow_links, others))
+    told = [f"{n:,} {ending}" for ending, n in sorted(others.items()) if ending not in SILENT]
+    if told:
+        found.add("ignored_file", folder.name, f"files that are no clips: {', '.join(told)}")
+    return media
+
+
+def _walk(folder: str, root: Path, found: Findings, follow_links: bool, others: Counter[str]) -> Iterator[Medium]:
+    waiting, seen = [folder], {os.path.realpath(folder)}
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            link = entry.is_symlink()
+            outside = leads_out(entry.path, root) if link and not follow_links else ""
+            ending = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):  # macOS leaves ._name beside name
+                others["hidden"] += ending in EXTENSIONS
+            elif entry.is_dir():
+                place = os.path.realpath(entry.path) if link else entry.path
+                if outside:
+                    text = f"{entry.name} leads out of the source folder, to {outside}; {ALLOW}"
+                    found.add("outside_source", Path(folder).name, text)
+                elif place not in seen:  # links may go round in circles
+                    seen.add(place)
+                    waiting.append(entry.path)
+            elif ending in EXTENSIONS:
+                yield Medium(entry.path, outside)
+            else:
+                others[ending or "without ending"] += 1
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise EcmfError(f"{show(folder)}: cannot be listed ({error.strerror}); make it readable") from None
+
+
+def stem(path: str) -> str:
+    """The name of a file without folder and ending."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def by_name(
+    media: Iterable[Medium], found: Findings, where: str, name: Callable[[str], str] = stem
+) -> dict[str, Medium]:
+    """Media under the name that tables use; of two files with one name the first counts."""
+    named: dict[str, Medium] = {}
+    for medium in media:
+        first = named.setdefault(name(medium.path), medium)
+        if first is not medium:
+            text = f"{_below(medium.path)} has the name of {_below(first.path)}, which counts"
+            found.add("duplicate_media", where, text, clip_id=name(medium.path))
+    return named
+
+
+def _below(path: str) -> str:
+    """The end of a path, enough to find the file."""
+    return os.path.join(*path.split(os.sep)[-2:])
+
+
+# ---- rows
+
+
+def attach(
+    rows: pd.DataFrame,
+    videos: Mapping[str, Medium],
+    audios: Mapping[str, Medium],
+    found: Findings,
+    wanted: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Give each row its files; a row without any is kept as failed.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        `name` (the key of the media), `file` and `row` (where the name stands; None for media that
+        no table names).
+    wanted : Series, optional
+        The path that each row asks for, where it is not the name that decides.
+    """
+    rows = mark_bad_names(rows, found)
+    made = [
+        _files(name, videos, audios) if status is None else (None,) * 5
+        for name, status in zip(rows["name"], rows["status"], strict=True)
+    ]
+    new = pd.DataFrame(made, columns=["video", "audio", "failed", "fault", "why"], index=rows.index, dtype=object)
+    faulty = new["why"].notna()
+    lower = {key.lower(): key for key in (*videos, *audios)} if faulty.any() else {}
+    for i in rows.index[faulty]:
+        name, code, why = rows.at[i, "name"], new.at[i, "fault"], new.at[i, "why"]
+        if code == "missing_file" and wanted is not None:
+            why = f"{wanted[i]} is not there" if wanted[i] else "no video is named"
+        elif code == "missing_file" and name.lower() in lower:
+            why += f"; there is {lower[name.lower()]!r}, in other upper and lower case"
+        found.add(code, rows.at[i, "file"], why, row=rows.at[i, "row"], clip_id=name)
+        rows.at[i, "detail"] = _at(rows.at[i, "file"], rows.at[i, "row"], why)
+        rows.at[i, "problem"] = None if code == "missing_video" else code
+    failed = new["failed"].notna()
+    rows.loc[failed, "status"] = "failed"
+    return rows.assign(video=new["video"], audio=new["audio"])
+
+
+def _files(
+    name: str, videos: Mapping[str, Medium], audios: Mapping[str, Medium]
+) -> tuple[str | None, str | None, str | None, str | None, str | None]:
+    """Video, sound, whether that fails the row, the code of what is wrong, and a sentence about it."""
+    video, audio = videos.get(name), audios.get(name)
+    for medium in (video, audio):
+        if medium and medium.outside:
+            why = f"{os.path.basename(medium.path)} leads out of the source folder, to {medium.outside}; {ALLOW}"
+            failed = "failed" if medium is video or video is None else None
+            return None if failed else video.path, None, failed, "outside_source", why
+    if video is None and audio is None:
+        return None, None, "failed", "missing_file", f"there is no media file of the name {name!r}"
+    if video is None:
+        return audio.path, audio.path, None, "missing_video", f"{name!r} has sound and no video; the sound is used"
+    return video.path, audio and audio.path, None, None, None
+
+
+def mark_bad_names(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
+    """Keep rows whose name cannot be a clip_id as failed ones, under a safe one."""
+    numbers = [None if pd.isna(row) else int(row) for row in rows["row"]]  # a column with gaps is one of floats
+    rows = rows.assign(clip_id=rows["name"], row=pd.Series(numbers, rows.index, object))
+    rows = rows.assign(status=None, problem=None, detail=None)
+    rows = rows.astype({name: object for name in ("clip_id", "status", "problem", "detail")})
+    good = rows["name"].map(is_usable)
+    for i in rows.index[~good.astype(bool)]:
+        name, file, row = rows.at[i, "name"], rows.at[i, "file"], rows.at[i, "row"]
+        why = f"the name {name!r} has a path separator" if isinstance(name, str) else "the name is empty"
+        found.add("bad_id", file, f"{why}; the row is not used", row=row)
+        rows.loc[i, ["clip_id", "status", "problem", "detail"]] = [
+            safe_name(name, row), "failed", "bad_id", _at(file, row, why)
+        ]  # fmt: skip
+    return rows
+
+
+def is_usable(name: Any) -> bool:
+    """Whether a name can be a clip_id."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\") and name.isprintable()
+
+
+def safe_name(name: Any, row: int | None) -> str:
+    """A clip_id for a row whose own name is none, or was used before."""
+    plain = name if isinstance(name, str) else ""
+    plain = "".join("_" if char in "/\\" or not char.isprintable() else char for char in plain).strip(". ")
+    return f"{plain or 'unnamed'} (row {row})"
+
+
+def _at(file: Any, row: Any, why: str) -> str:
+    return f"{file}{f' row {row:,}' if isinstance(row, int) else ''}: {why}"
+
+
+def finish(rows: pd.DataFrame, found: Findings, where: str) -> pd.DataFrame:
+    """All columns of the contract in their order; names that differ only in case are told."""
+    for name in COLUMNS:
+        if name not in rows:
+            rows[name] = None
+    rows["group"] = rows["group"].where(rows["group"].notna(), rows["clip_id"])
+    rows["speaker"] = rows["speaker"].where(rows["speaker"].notna(), rows["group"])
+    lower = rows["clip_id"].str.lower()
+    for _, clash in rows[lower.duplicated(keep=False)].groupby(lower):
+        names = ", ".join(map(repr, clash["clip_id"]))
+        found.add("case_clash", where, f"{names} differ only in upper and lower case; both are kept")
+    texts = [name for name in COLUMNS if name != "row"]
+    rows[texts] = rows[texts].astype(object).where(rows[texts].notna(), None)
+    extras = [name for name in rows if name not in (*COLUMNS, "name")]
+    return rows[[*COLUMNS, *extras]].reset_index(drop=True)

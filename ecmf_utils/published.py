@@ -1,0 +1,100 @@
+"""Published features: what a set of them holds, and what makes the vectors of a clip unusable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .findings import Findings
+from .paths import EcmfError, show
+
+
+class Fault(NamedTuple):
+    """Why a clip has no vectors: a problem code and a line that names the file."""
+
+    code: str
+    detail: str
+
+
+Found = np.ndarray | Fault
+
+
+@dataclass(frozen=True)
+class Published:
+    """A set of published features.
+
+    Attributes
+    ----------
+    file, name : str
+        Of the folder; of a file with and without its ending.
+    level : str
+        utterance or frame.
+    dtype : str
+        float16, float32 or float64: what most clips have.
+    dim : int
+        D: what most clips have.
+    stamps : dict of clip to str
+        Changes when the file changes; clips without features are not in it.
+    read : callable
+        Some of these clips to their vectors (T, D), T = 1 at utterance level, or to a `Fault`; in any order.
+    """
+
+    file: str
+    name: str
+    level: str
+    dtype: str
+    dim: int
+    stamps: dict[str, str]
+    read: Callable[[list[str]], Iterator[tuple[str, Found]]]
+
+
+def majority(kinds: Iterable[tuple[str, int]], where: Path, first: Fault | None = None) -> tuple[str, int]:
+    """The most frequent (dtype, D); the first of them where several are."""
+    counts = Counter(kinds)
+    if not counts:
+        why = f"; the first: {first.detail}" if first else ""
+        raise EcmfError(f"{show(where)}: none of its features can be used{why}")
+    return counts.most_common(1)[0][0]
+
+
+def float_of(dtype: np.dtype) -> str:
+    """Numbers stay what they are; whole numbers get the smallest float type that holds them all."""
+    return np.result_type(dtype, np.float16).name if dtype.kind in "iub" else dtype.name
+
+
+def checked(values: np.ndarray, file: str, dtype: str, dim: int) -> Found:
+    """The vectors (T, D) as they came, or what is wrong with them."""
+    if values.dtype.kind in "iu" and values.size and np.abs(values.astype(float)).max() > 2**53:
+        return Fault("wrong_dtype", f"{file}: whole numbers that no float type holds exactly")
+    if float_of(values.dtype) != dtype:
+        return Fault("wrong_dtype", f"{file}: {values.dtype.name}, most of the files are {dtype}")
+    if values.shape[-1] != dim:
+        return Fault("wrong_dim", f"{file}: {values.shape[-1]} numbers, most of the files have {dim}")
+    values = values.reshape(-1, dim).astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        if np.isfinite(values.astype(np.float32, copy=False)).all():
+            return values
+    huge = np.isfinite(values).all()
+    return Fault("not_finite", f"{file}: numbers beyond the range of float32" if huge else f"{file}: NaN or infinite")
+
+
+def match(names: Iterable[str], clip_ids: set[str], where: Path, found: Findings) -> list[str]:
+    """The names that are clips; the others are findings, and none at all is an error."""
+    names = list(names)
+    known = [name for name in names if name in clip_ids]
+    if not known:
+        there = f"the first name is {min(names)!r}" if names else "it is empty"
+        wanted = f"the first clip is {min(clip_ids)!r}" if clip_ids else "the corpus has no clips"
+        raise EcmfError(f"{show(where)}: no name in it is a clip of this corpus: {there}, {wanted}")
+    folded = {clip_id.casefold(): clip_id for clip_id in clip_ids}
+    for name in names:
+        if name not in clip_ids:
+            other = folded.get(name.casefold())
+            hint = f"; clip {other!r} differs only in upper and lower case" if other else ""
+            found.add("unlisted_features", where, f"features of {name!r}, which is not a clip of this corpus{hint}")
+    return known
