@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .corpus import PROBLEMS, SPLITS
@@ -24,6 +25,12 @@ LISTED = 200  # clips on one page of the list
 MENU = 60  # with more groups than this, a name is typed instead of chosen
 WHILE_TYPING = 20_000  # with more clips than this, the search waits for Enter
 THUMBNAIL = 112  # pixels, longer side
+STYLE = """
+.ecmf-player {padding: 0 12px; max-width: 660px}
+.ecmf-player video {max-width: 100%; max-height: 420px}
+.ecmf-player :is(th, td) {text-align: left; vertical-align: top; padding: 2px 12px 2px 0}
+.ecmf-player th {white-space: nowrap; font-weight: 600}
+"""
 ANY_PROBLEM, NO_PROBLEM, NO_LABEL = "any problem", "no problem", "no label"
 
 
@@ -98,7 +105,8 @@ class ClipTable:
 
     def __init__(self, clips: pd.DataFrame, policy: str, n: int) -> None:
         odd = clips[clips["problem"].notna()].drop_duplicates("problem").head(n // 2)
-        rest = clips[~clips.index.isin(odd.index)].head(n - len(odd))
+        rest = clips[~clips.index.isin(odd.index)]
+        rest = rest.iloc[np.linspace(0, len(rest) - 1, min(n - len(odd), len(rest))).astype(int)]
         self.clips, self.policy, self.total = pd.concat([odd, rest]), policy, len(clips)
 
     def __repr__(self) -> str:
@@ -168,7 +176,9 @@ class ClipBrowser:
         self._turn(0)
 
     def __repr__(self) -> str:
-        return f"Clip browser over {len(self.clips):,} clips: run this cell in JupyterLab"
+        return repr(
+            self.table
+        )  # so that a notebook saved from JupyterLab differs from an executed one by the widget alone
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         # the widget's own text would spell out all it holds; what a page can show is the table
@@ -240,9 +250,7 @@ def _player() -> Any:
         """Shows what it is sent by `send`; it has no traits, so there is nothing in its state."""
 
         _esm = resource("player.js").read_text(encoding="utf-8")
-        _css = (
-            ".ecmf-player {padding: 0 12px; max-width: 660px} .ecmf-player video {max-width: 640px; max-height: 420px}"
-        )
+        _css = STYLE
 
     return Player()
 

@@ -28,13 +28,13 @@ class Corpus:
         As in `clips.parquet` and `folds.parquet`; no folds where nothing can be learned.
     truth : DataFrame or None
         Known for a generated corpus only.
-    label_map, shared, findings : DataFrame
-        What became of each label, what is shared across splits or folds, what is wrong in the files.
+    label_map, shared : DataFrame
+        What became of each label, and what is shared across splits or folds.
+    found : Findings
+        What is wrong in the files.
     facts : dict
         `corpus.json`: kind, untrained (why nothing can be learned, "" otherwise), merged_groups,
         dropped, probed.
-    lines : list of str
-        The findings as a person reads them.
     """
 
     clips: pd.DataFrame
@@ -42,9 +42,8 @@ class Corpus:
     truth: pd.DataFrame | None
     label_map: pd.DataFrame
     shared: pd.DataFrame
-    findings: pd.DataFrame
+    found: Findings
     facts: dict[str, Any]
-    lines: list[str]
 
 
 def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
@@ -76,7 +75,7 @@ def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
     dropped = int(fates.loc[fates["how"] == "dropped", "clips"].sum())
     facts = {"kind": settings["kind"], "untrained": untrained, "merged_groups": merged}
     facts |= {"dropped": dropped, "probed": int(clips["content_hash"].notna().sum())}
-    made = Corpus(clips, folds, truth, fates, shared, found.frame(), facts, found.lines())
+    made = Corpus(clips, folds, truth, fates, shared, found, facts)
     _write(profile, made, settings)
     return made
 
@@ -87,13 +86,12 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
     write_parquet(made.folds, folder / "folds.parquet", fold_facts)
     write_parquet(made.label_map, folder / "label_map.parquet")
     write_parquet(made.shared, folder / "leakage.parquet")
-    write_parquet(made.findings, folder / "findings.parquet")
-    if settings["features"]:
+    for branch, name in settings["features"].items():
         from . import exchange
 
-        source = _source(profile, settings)
-        for branch, name in settings["features"].items():
-            made.lines.extend(exchange.import_features(profile, branch, source / name, clips=made.clips).attrs["lines"])
+        path = _source(profile, settings) / name
+        made.found.extend(exchange.import_features(profile, branch, path, clips=made.clips).attrs["findings"])
+    write_parquet(made.found.frame(), folder / "findings.parquet")
     write_json(folder / "corpus.json", made.facts)
 
 
@@ -177,6 +175,7 @@ def summary(made: Corpus) -> str:
         parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
     with pd.option_context("display.width", 120, "display.max_colwidth", 70, "display.max_rows", 60):
         text = "\n\n".join(f"{title}\n{table.to_string()}" for title, table in parts)
-    found = ["\nFindings", *(f"  {line}" for line in made.lines)] if made.lines else []
+    lines = made.found.lines(quotes=True)  # a terminal is no page: it may show words of the corpus
+    found = ["\nFindings", *(f"  {line}" for line in lines)] if lines else []
     untrained = [f"\nNothing will be trained: {made.facts['untrained']}"] if made.facts["untrained"] else []
     return "\n".join([text, *found, *untrained])

@@ -67,8 +67,9 @@ def _import(options: argparse.Namespace) -> int:
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)
     for branch, path in pairs:
-        summary = exchange.import_features(profile, branch, Path(path).expanduser(), clips=clips)
-        print(summary.to_string(index=False))
+        how = {"clips": clips, "id_column": options.id_column, "pooling": options.pooling}
+        summary = exchange.import_features(profile, branch, Path(path).expanduser(), **how)
+        print("\n".join([summary.to_string(index=False), *summary.attrs["lines"]]), flush=True)
     return 0
 
 
@@ -86,8 +87,9 @@ def _export(options: argparse.Namespace) -> int:
     for branch in options.branches or known:
         if branch not in known:
             raise cells.unknown("branch", branch, known, f"profile {options.profile}")
-        written = exchange.export_features(options.profile, branch, Path(options.to).expanduser())
-        print(written.to_string(index=False))
+        how = {"suffix": options.suffix, "overwrite": options.overwrite}
+        written = exchange.export_features(options.profile, branch, Path(options.to).expanduser(), **how)
+        print("\n".join([written.to_string(index=False), *written.attrs["lines"]]), flush=True)
     return 0
 
 
@@ -150,10 +152,14 @@ def _parser() -> argparse.ArgumentParser:
     taken = _add(commands, "import-features", _import, "take published features as branches of a profile")
     taken.add_argument("profile")
     taken.add_argument("features", nargs="+", metavar="BRANCH=PATH", help="a folder of .npy files, or a table")
+    taken.add_argument("--id-column", default="", help="column of a table that names the clips (found by itself)")
+    taken.add_argument("--pooling", default="mean", help="how frames become one vector: mean, mean+std, max (mean)")
     given = _add(commands, "export-features", _export, "write features as one .npy a clip")
     given.add_argument("profile")
     given.add_argument("branches", nargs="*", help="which (all of the profile)")
     given.add_argument("--to", required=True, metavar="DIR", help="where the folders of .npy files go")
+    given.add_argument("--suffix", default="", help="of the folder's name (-UTT or -FRA)")
+    given.add_argument("--overwrite", action="store_true", help="replace files that are there")
     for name, function, text in (
         ("verify", _verify, "compare the figures with the reference that ships"),
         ("index", _index, "write index.html and results.json again"),

@@ -54,7 +54,7 @@ def contact_sheets(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], labels:
     for (name, tiles), line in zip(rows.items(), axes, strict=True):
         for ax, (image, caption) in zip(line, tiles, strict=False):
             ax.imshow(image)
-            ax.set_title(_tail(caption, 24), fontsize=7, fontweight="normal", loc="left", pad=2)
+            ax.set_title(_tail(caption, 20), fontsize=7, fontweight="normal", loc="left", pad=2)
         for ax in line:
             ax.set(xticks=[], yticks=[])
             ax.grid(False)

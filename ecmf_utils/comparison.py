@@ -79,8 +79,15 @@ def finished(profile: str, key: str) -> list[dict[str, Any]]:
     )
 
 
-def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str]) -> pd.DataFrame:
-    """Weighted F1 of run `key` minus that of each other run on the same test clips.
+def shown_split(scores: pd.DataFrame) -> str:
+    """Where runs are compared: on test clips, or out-of-fold where the corpus has no labelled ones."""
+    return "test" if (scores["split"] == "test").any() else "oof"
+
+
+def paired(
+    profile: str, key: str, others: Iterable[str], labels: Sequence[str], role: str = "test"
+) -> pd.DataFrame:
+    """Weighted F1 of run `key` minus that of each other run on the same clips of a role, test or oof.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str])
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
     tables = {
-        name: training.read_predictions(profile, name).query("role == 'test'").set_index("clip_id")
+        name: training.read_predictions(profile, name).set_index("clip_id").pipe(lambda t: t[t["role"] == role])
         for name in [key, *others]
     }
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]

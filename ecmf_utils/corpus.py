@@ -32,8 +32,12 @@ NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_ra
 # every code that may stand in a `problem` column, with the sentence that a report shows
 PROBLEMS = media.PROBLEMS | {
     "bad_id": "the clip_id is empty or has a path separator; the row is not used",
+    "no_features": "there are no published features of this clip",
+    "not_npy": "the file is not an .npy file, or its header is damaged",
+    "pickled": "the file holds pickled Python objects, which may run code; refused",
+    "wrong_dtype": "the numbers are of another type than those of most clips, or not numbers",
+    "wrong_dim": "the vectors have another length or shape than those of most clips",
     "outside_source": "a link leads out of the source folder; follow_links=true allows it",
-    "case_clash": "another clip_id differs only in upper and lower case",
     "duplicate_id": "the clip_id occurred in an earlier row; this row is not used",
     "unknown_label": "the label is not in the profile's label set; the clip counts as unlabelled",
     "unknown_split": "the split is none of train, test, unlabelled; a default was taken",

@@ -42,7 +42,8 @@ def _few_groups(table: pd.DataFrame) -> Figure:
     table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     table.index = [plain(name, 26) for name in table.index]
     named = table.drop(columns=NO_LABEL)
-    height = 0.9 + 0.24 * len(table)
+    turned = named.shape[1] > 7
+    height = (1.8 if turned else 0.9) + 0.24 * len(table)
     if named.empty:
         figure, (total,) = picture(height=height, alt="Clips by group")
     else:
@@ -61,7 +62,7 @@ def _few_groups(table: pd.DataFrame) -> Figure:
         )
         heat.set(title="clips by group and label", xlabel="", ylabel="")
         heat.tick_params(axis="y", rotation=0)
-        heat.tick_params(axis="x", rotation=0 if named.shape[1] <= 7 else 35)
+        heat.tick_params(axis="x", rotation=35 if turned else 0)
     rows, left = np.arange(len(table)) + 0.5, named.sum(axis=1).to_numpy()
     total.barh(rows, left, color=ACCENT, height=0.72)
     rest = ACCENT if named.empty else MISSING
@@ -85,9 +86,9 @@ def _few_groups(table: pd.DataFrame) -> Figure:
 def _many_groups(table: pd.DataFrame) -> Figure:
     figure, (sizes, labels) = picture(1, 2, height=3.0, alt="Clips and labels per group")
     count = table.sum(axis=1)
-    whole = count.max() <= 30
+    whole = count.max() <= 60
     bins = np.arange(count.max() + 2) - 0.5 if whole else np.geomspace(1, count.max() + 1, 24)
-    sns.histplot(x=count, bins=bins, color=ACCENT, edgecolor="white", ax=sizes)
+    sns.histplot(x=count, bins=bins, color=ACCENT, edgecolor="white", alpha=1, ax=sizes)
     sizes.set(
         xlabel="clips per group", ylabel="groups", xscale="linear" if whole else "log",
         title=f"{len(table):,} groups, median {count.median():.0f}, largest {count.max():,}",
@@ -96,9 +97,10 @@ def _many_groups(table: pd.DataFrame) -> Figure:
     different = (named > 0).sum(axis=1)
     different = different[different > 0]
     if len(different):
-        sns.histplot(x=different, discrete=True, color=ACCENT, edgecolor="white", shrink=0.8, ax=labels)
+        sns.histplot(x=different, discrete=True, color=ACCENT, edgecolor="white", shrink=0.8, alpha=1, ax=labels)
         single = int((different == 1).sum())
         labels.set(title=f"{single:,} with a single label", xlabel="different labels in a group", ylabel="groups")
+        labels.set_xlim(0.4, named.shape[1] + 0.6)
         labels.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         _say(labels, "no labels")
@@ -113,12 +115,14 @@ def files(clips: pd.DataFrame) -> Figure | Note:
     known = clips[clips["duration_s"].notna()]
     if known.empty:
         return Note("No media are known: there are no durations, frame sizes or rates to show.")
-    seen = known.dropna(subset=["width", "height"])
+    sizes = known[["width", "height"]].dropna()
+    heard = known.loc[known["audio"].notna(), "sample_rate"].dropna()
     values = {
-        "frame size (pixels)": seen["width"].map("{:.0f}".format) + " × " + seen["height"].map("{:.0f}".format),
-        "frames per second": known["fps"].dropna().round(2).map("{:g}".format),
-        "sample rate (kHz)": (known.loc[known["audio"].notna(), "sample_rate"].dropna() / 1000).map("{:g}".format),
+        "frame size (pixels)": [f"{width:.0f} × {height:.0f}" for width, height in sizes.to_numpy()],
+        "frames per second": [f"{rate:.4g}" for rate in known["fps"].dropna()],
+        "sample rate (kHz)": [f"{rate / 1000:g}" for rate in heard],
     }
+    values = {name: pd.Series(column, dtype="str") for name, column in values.items()}
     differing = {
         name: column for name, column in values.items() if column.nunique() > 1 or 0 < len(column) < len(known)
     }
@@ -145,7 +149,7 @@ def _durations(ax: Axes, seconds: pd.Series, n: int) -> None:
     sns.histplot(x=shown, bins=30, color=ACCENT, edgecolor="white", alpha=1, ax=ax)
     note = f"{len(seconds):,} of {n:,} clips, median {seconds.median():.3g} s"
     if hidden := len(seconds) - len(shown):
-        note += f"\n{hidden:,} above, up to {seconds.max():,.3g} s"
+        note += f"\n{hidden:,} above, up to {seconds.max():,.0f} s"
     ax.set(xlabel="duration (s)", ylabel="clips", title=note)
 
 

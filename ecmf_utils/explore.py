@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.ndimage import binary_closing, binary_opening
 
 from . import leakage
 from .corpus import SPLITS, problem_counts
-from .findings import FINDINGS
+from .findings import FINDINGS, severity
 from .media import MediaError, frame_times, read_audio, read_frames
 from .paths import EcmfError, data_dir, read_parquet
 from .workers import parallel_map
@@ -23,6 +23,7 @@ FLOOR = 1e-5  # full scale; keeps the logarithm of silence finite
 # A window is taken for speech when it is this much below the loud ones at most, this much above the
 # quiet ones at least, and no whisper of a noise floor. Rough: music and laughter count as well.
 BELOW_LOUD_DB, ABOVE_QUIET_DB, AUDIBLE_DBFS = 25.0, 6.0, -60.0
+SILENT_DBFS = -80.0  # of a whole clip; what is below has no loudness to speak of
 PAUSE, CLICK = 5, 3  # windows: a shorter gap is part of a word, a shorter sound is none
 
 REPEATED = {"text": "transcripts", "content_hash": "media files", "group": "groups", "speaker": "speakers"}
@@ -66,6 +67,15 @@ def measure(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
     rows = list(parallel_map(_measure_row, clips.to_dict("records"), n_workers, chunk=4))
     table = pd.DataFrame(rows, columns=["clip_id", *MEASURES])
     return table.astype(dict.fromkeys(MEASURES, float))
+
+
+def spread(measured: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame | Note:
+    """Clips, mean, standard deviation, least, median and largest value of columns; `names` says how they are called."""
+    if measured.empty:
+        return Note("There are no media to measure.")
+    table = measured[list(names)].rename(columns=names).describe().T.rename(columns={"count": "clips", "50%": "median"})
+    table = table[["clips", "mean", "std", "min", "median", "max"]].round(1).astype({"clips": int}).astype(object)
+    return table.where(table.notna(), "–")
 
 
 def _measure_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -129,14 +139,16 @@ def overview(clips: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: _counts(part) for name, part in rows.items()}).T
 
 
-def _counts(clips: pd.DataFrame) -> dict[str, Any]:
-    sizes = clips["group"].value_counts()
-    minutes = clips["duration_s"].sum(min_count=1) / 60
-    return {
-        "clips": len(clips), "labelled": int(clips["label"].notna().sum()), "groups": len(sizes),
-        "smallest group": int(sizes.min()), "median": int(sizes.median()), "largest": int(sizes.max()),
-        "speakers": clips["speaker"].nunique(), "minutes": "unknown" if np.isnan(minutes) else f"{minutes:,.1f}",
+def _counts(clips: pd.DataFrame) -> dict[str, str]:
+    sizes, known = clips["group"].value_counts(), clips["duration_s"].dropna()
+    counts = {
+        "clips": len(clips), "labelled": clips["label"].notna().sum(), "groups": len(sizes),
+        "smallest group": sizes.min(), "median group": sizes.median(), "largest group": sizes.max(),
+        "speakers": clips["speaker"].nunique(),
     }  # fmt: skip
+    minutes = f"{known.sum() / 60:,.1f}" if len(known) else "unknown"
+    partly = f" in {len(known):,} of the clips" if 0 < len(known) < len(clips) else ""
+    return {name: f"{count:,.0f}" for name, count in counts.items()} | {"minutes": minutes + partly}
 
 
 def missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
@@ -172,7 +184,7 @@ def problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
     having = clips.loc[clips["problem"].notna(), ["clip_id", "problem"]]
     codes = having.assign(code=having["problem"].str.split(";")).explode("code")
     first = codes.groupby("code")["clip_id"].agg(lambda ids: ", ".join(ids.head(3)))
-    return counts.assign(**{"for example": counts["problem"].map(first)})
+    return _by(counts.assign(**{"for example": counts["problem"].map(first)}), "problem")
 
 
 def findings(profile: str) -> pd.DataFrame | Note:
@@ -184,7 +196,8 @@ def findings(profile: str) -> pd.DataFrame | Note:
         rows=("text", "size"), **{"for example": ("text", "first")}
     )
     table.insert(2, "meaning", table["code"].map(FINDINGS).fillna(""))
-    return table.sort_values("rows", ascending=False, ignore_index=True).head(20)
+    remark = table["code"].map(severity) == "info"
+    return _by(table.iloc[np.lexsort([-table["rows"], remark])].head(20), "code")
 
 
 def label_map(profile: str) -> pd.DataFrame | Note:
@@ -193,7 +206,7 @@ def label_map(profile: str) -> pd.DataFrame | Note:
     if table is None or (table["found"] == table["becomes"]).all():
         return Note("Every label of the corpus is one of the profile's: none was renamed or dropped.")
     becomes = table["becomes"].fillna("– (no counterpart)")
-    return table.assign(becomes=becomes).rename(columns={"found": "in the corpus"})
+    return _by(table.assign(becomes=becomes), "found")
 
 
 def repeated(clips: pd.DataFrame) -> pd.DataFrame:
@@ -215,8 +228,14 @@ def shared(profile: str) -> pd.DataFrame | Note:
         return Note("Nothing is shared: no group, file, sentence or sound stands on both sides of a split or fold.")
     table = leakage.summary(found)
     largest = found.sort_values("n_clips", ascending=False, kind="stable").drop_duplicates("kind").set_index("kind")
-    examples = largest["clips"].map(lambda clips: ", ".join(list(clips)[:4]))
-    return table.assign(**{"for example": table["kind"].map(examples).fillna("–")})
+    examples = largest["clips"].map(lambda clips: ", ".join(list(clips)[:3]))
+    table = table.assign(**{"for example": table["kind"].map(examples).fillna("–")}).drop(columns="kind")
+    return _by(table.rename(columns={"clusters": "cases"}), "meaning")
+
+
+def _by(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of names as the names of the rows."""
+    return table.set_index(column).rename_axis(None)
 
 
 def optional(profile: str, name: str) -> pd.DataFrame | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +119,10 @@ class Findings:
         name = file.name if isinstance(file, Path) else str(file)
         number = None if row is None else int(row)
         self._all.append(Finding(code, name, number, clip_id, _one_line(text), _one_line(quote)))
+
+    def extend(self, others: Iterable[Finding]) -> None:
+        """Take in what another reader has found."""
+        self._all.extend(others)
 
     def frame(self) -> pd.DataFrame:
         """All findings in the order they were made: columns `code`, `file`, `row`, `clip_id`, `text`."""

@@ -72,14 +72,25 @@ def apply(
     how = own.map(dict(zip(fates["found"], fates["how"], strict=True)))
     becomes = own.map(dict(zip(fates["found"], fates["becomes"], strict=True)))
     becomes = becomes.astype(object).where(becomes.notna(), None)
-    rows = rows.assign(label=becomes, label_found=own)
-    lost = how == "unknown"
+    if (fates["how"] != "same").any():
+        rows = rows.assign(label_found=own)
+    rows, lost = rows.assign(label=becomes), how == "unknown"
+    if lost.any():
+        rows = _without(rows, lost, labels, found, where)
+    return rows[how != "dropped"].reset_index(drop=True), fates
+
+
+def _without(
+    rows: pd.DataFrame, lost: pd.Series, labels: Sequence[str], found: Findings, where: str
+) -> pd.DataFrame:
+    """The rows whose label nobody knows, marked and no longer to be learned from."""
+    rows = rows.assign(problem=rows["problem"].astype(object) if "problem" in rows else None)
     for row in rows[lost].to_dict("records"):
         note_unknown(row, labels, found, where)
     rows.loc[lost, "problem"] = [_joined(p, "unknown_label") for p in rows.loc[lost, "problem"]]
     train = rows["split"] == "train"
     rows.loc[train & lost, "split"] = "unlabelled"  # nothing to learn from, but still predicted
-    return rows[how != "dropped"].reset_index(drop=True), fates
+    return rows
 
 
 def note_unknown(row: Mapping[str, Any], labels: Sequence[str], found: Findings, where: str) -> None:

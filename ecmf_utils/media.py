@@ -42,14 +42,14 @@ PROBLEMS = {
     "bad_encoding": "the transcript is not valid UTF-8",
     "no_answer": "there is no valid answer of the language model",
     "encoder_failed": "the encoder stopped with an error on this clip",
-    "not_finite": "the encoder gave numbers that are not finite",
+    "not_finite": "there are numbers that are not finite",
 }
 SILENCE = 1e-4  # peak amplitude; 16-bit sound of up to three quantisation steps counts as silent
 SEEK_GAP_S = 10.0  # decoding through a shorter gap is cheaper than seeking
 LOST_FRAMES = 0.02  # share of the announced frames that may be missing in a whole file
 NOT_MEDIA_FORMATS = {"tty", "bin", "lrc", "data"}  # demuxers that take any text or bytes
-# first bytes of mp4/mov, avi/wav, mkv/webm and mpg
-MEDIA_MARKS = (b"ftyp", b"moov", b"mdat", b"RIFF", b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
+# first bytes of mp4/mov, avi/wav, mkv/webm, mpg and flv
+MEDIA_MARKS = (b"ftyp", b"moov", b"mdat", b"RIFF", b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"FLV")
 
 av.logging.set_level(av.logging.PANIC)
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,12 @@ def write_parquet(
     return write_atomic(path, lambda tmp: pq.write_table(table, tmp))
 
 
-def read_parquet(path: Path | str, made_by: str = "") -> pd.DataFrame:
-    """Read a table; a missing or broken file is one clear line."""
+def read_parquet(path: Path | str, made_by: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a table, or those of the columns that it has; a missing or broken file is one clear line."""
     _require(Path(path), made_by)
     try:
-        return pq.read_table(path).to_pandas()
+        kept = None if columns is None else [c for c in columns if c in pq.read_schema(path).names]
+        return pq.read_table(path, columns=kept).to_pandas()
     except pa.ArrowInvalid as error:
         raise EcmfError(f"{show(path)}: not a Parquet file ({error}); delete it and run again") from error
 

@@ -72,7 +72,9 @@ def _playable(path: Path, kind: str) -> tuple[str, str]:
         return mime, f"the file has {size / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} MB are sent as they are"
     with av.open(str(path)) as container:
         strange = {
-            stream.codec_context.name for stream in container.streams if stream.type in ("video", "audio")
+            stream.codec_context.codec.canonical_name
+            for stream in container.streams
+            if stream.type in ("video", "audio")
         } - codecs
         formats = {stream.codec_context.pix_fmt for stream in container.streams.video} - PIXELS
     strange |= formats

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from . import paths
-from .media import PROBLEMS
+from .corpus import PROBLEMS
 from .paths import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
 
 SCHEMA_VERSION = 1
@@ -101,7 +101,7 @@ def problems(profile: str) -> pd.DataFrame:
 
 
 def _problems_in(path: Path, step: str) -> pd.DataFrame:
-    frame = read_parquet(path)
+    frame = read_parquet(path, columns=["clip_id", "status", "problem", "detail"])
     state = frame["status"].astype(object) if "status" in frame else pd.Series("ok", frame.index)
     told = (
         frame["problem"].astype(object).where(frame["problem"].notna() & (frame["problem"] != ""))

@@ -228,6 +228,9 @@ def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: S
     result.oof = result.oof[:n]
     result.oof_weights = None if result.oof_weights is None else result.oof_weights[:n]
     result.per_seed = [oof[:n] for oof in result.per_seed]
+    if result.test is None:  # the corpus has nothing but training clips
+        result.test = np.empty((0, result.oof.shape[1]))
+        result.test_weights = None if result.oof_weights is None else result.oof_weights[:0]
     return result
 
 

@@ -59,7 +59,7 @@ def unit(scripts: pd.Series) -> str:
     unspaced = scripts.dropna().str.contains("|".join(UNSPACED))
     if not unspaced.any():
         return "words"
-    return "characters" if unspaced.all() else "words or Han characters"
+    return "characters" if unspaced.all() else "words or characters"
 
 
 def languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | Note:
@@ -74,7 +74,7 @@ def languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | Note:
     table["share"] = (table["clips"] / len(clips)).map("{:.1%}".format)
     table["counted in"] = [unit(pd.Series([name])) for name in table["script"]]
     table = table.astype({"longest": int})[["script", "language", "clips", "share", "median", "longest", "counted in"]]
-    return table.sort_values("clips", ascending=False, ignore_index=True).head(12)
+    return table.sort_values("clips", ascending=False).head(12).set_index("script").rename_axis(None)
 
 
 def rates(said: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:

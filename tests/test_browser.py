@@ -11,10 +11,13 @@ import pytest
 
 from ecmf_utils import browser, corpus, media, playback
 from ecmf_utils.clipwriter import write_clip
+from ecmf_utils.markup import data_uri
+from tests.browser import chromium, needs_chromium
 from tests.conftest import make_clip
 
 EVIL = '<script>alert("x")</script> & more'
 LABELS = ["sad", "happy"]
+READY = "return [...document.querySelectorAll('video')].map(v => v.videoWidth > 0 ? v.readyState : 0)"
 
 
 def manifest(rows):
@@ -272,3 +275,23 @@ def test_sound_alone_is_an_audio(tmp_path):
 def test_no_media_is_one_line():
     with pytest.raises(media.MediaError, match="the manifest names no media"):
         playback.playback({"clip_id": "a", "video": None, "audio": None})
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_every_real_clip_plays_in_a_browser(realdata, tmp_path):
+    paths = sorted(path for path in (realdata / "clips").rglob("*") if path.suffix in {".mp4", ".mov", ".mpg"})
+    rows = [{"clip_id": path.stem} | streams(path) for path in paths]
+    shown = [playback.playback(row) for row in rows]
+    address = [data_uri(clip.content, clip.mime) for clip in shown]
+    videos = [f'<video src="{uri}" preload="auto" muted width="200"></video>' for uri in address]
+    (tmp_path / "page.html").write_text("".join(videos))
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with chromium() as driver:
+        driver.get((tmp_path / "page.html").as_uri())
+        driver.execute_script("document.querySelectorAll('video').forEach(v => v.play())")
+        WebDriverWait(driver, 60).until(lambda driver: all(state > 1 for state in driver.execute_script(READY)))
+        lengths = driver.execute_script("return [...document.querySelectorAll('video')].map(v => v.duration)")
+    assert len(paths) == 16 and sum(bool(clip.remark) for clip in shown) == 6  # four mpg, two mov
+    assert lengths == pytest.approx([row["duration_s"] for row in rows], abs=0.3)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils import cells, cli, corpus, params
+from ecmf_utils import cells, cli, corpus, findings, params
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -43,7 +43,7 @@ def commands(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     fenced = [line for _, body in FENCE.findall(text) for line in body.splitlines()]
     lines = [*spans(page), *re.findall(r"^ {4}(\S.*)$", text, re.M), *fenced]
-    found = [re.match(r"(?:\.venv/bin/)?ecmf ([a-z]+\b[^#]*)", line) for line in lines]
+    found = [re.match(r"(?:\.venv/bin/)?ecmf ([a-z-]+\b[^#]*)", line) for line in lines]
     return [match[1].split() for match in found if match]
 
 
@@ -83,7 +83,7 @@ def test_every_profile_that_is_named_exists(page):
 
 
 def test_every_subcommand_that_is_named_exists(page):
-    known = re.findall(r"^ {4}([a-z]+)(?: |$)", cli._parser().format_help(), re.M)
+    known = re.findall(r"^ {4}([a-z-]+)(?: |$)", cli._parser().format_help(), re.M)
     assert {words[0] for words in commands(page)} <= set(known)
 
 
@@ -123,9 +123,10 @@ def test_every_make_target_that_is_named_exists(page):
     assert {word for words in named for word in words if "=" not in word and word.isascii()} <= targets
 
 
-def test_every_problem_code_is_explained_where_formats_lists_them():
-    table = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").split("## Problem codes")[1]
-    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(corpus.PROBLEMS)
+def test_every_code_of_a_problem_or_finding_is_explained():
+    problems, found = (ROOT / "docs" / "problems.md").read_text(encoding="utf-8").split("## Findings")
+    assert set(re.findall(r"^\| `(\w+)`", problems, re.M)) == set(corpus.PROBLEMS)
+    assert set(re.findall(r"^\| `(\w+)`", found, re.M)) == set(findings.FINDINGS)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)

@@ -37,10 +37,7 @@ def fail_on_three(texts):
 
 
 def nan_on_two(texts):
-    return [
-        rows * (np.nan if text == "word2" else 1)
-        for text, rows in zip(texts, spell(texts), strict=True)
-    ]
+    return [rows * (np.nan if text == "word2" else 1) for text, rows in zip(texts, spell(texts), strict=True)]
 
 
 def stop_on_four(texts):
@@ -211,9 +208,7 @@ def test_shards_join_to_the_whole(home):
     assert sorted(SEEN) == sorted(clips_of(20)["text"])
     assert np.array_equal(joined.x["text"], whole.x["text"])
     extract(clips_of(20))
-    assert len(SEEN) == 20 and [p.stem for p in file_of().parent.glob("*.parquet")] == [
-        "000-of-001"
-    ]
+    assert len(SEEN) == 20 and [p.stem for p in file_of().parent.glob("*.parquet")] == ["000-of-001"]
 
 
 def test_a_missing_or_stale_shard_is_one_clear_line(home):
@@ -316,11 +311,25 @@ def test_branches_are_loaded_for_the_clips_asked_for(home):
 def test_another_extraction_can_be_chosen_by_name(home):
     extract(clips_of(), pooling="max")
     extract(clips_of(), pooling="mean")
-    newest, chosen = (
-        features.load("p", ["text"], select=s) for s in (None, {"text": "spell-last-max"})
-    )
+    newest, chosen = (features.load("p", ["text"], select=s) for s in (None, {"text": "spell-last-max"}))
     assert np.allclose(newest.x["text"][0], spell(["word0"])[0].mean(0))
     assert np.allclose(chosen.x["text"][0], spell(["word0"])[0].max(0))
+
+
+def test_a_matrix_is_what_is_stored(home):
+    extract(clips_of(3, text=["a", None, "bc"]))
+    ids, matrix, present = features.matrix("p", "text", ["c02", "c01"])
+    stored = pd.read_parquet(file_of())["vector"]
+    assert ids == ["c02", "c01"] and present.tolist() == [True, False] and matrix.dtype == np.float32
+    assert matrix[0].tobytes() == stored[2].tobytes() and not matrix[1].any()
+
+
+def test_frames_come_clip_by_clip(home):
+    extract(clips_of(3, text=["a", None, "bc"]), level="frame")
+    found = dict(features.frames("p", "text"))
+    assert found["c01"] is None and np.array_equal(found["c02"], spell(["bc"])[0])
+    with pytest.raises(paths.EcmfError, match="features/text: stored at frame level"):
+        features.matrix("p", "text")
 
 
 def test_what_was_not_extracted_names_its_notebook(home):

@@ -152,8 +152,7 @@ def test_the_clip_browser_filters_plays_and_saves_nothing(lab, tmp_path):
         assert clip["text"] in video["said"] and video["heard"]
 
         driver.execute_script("window.jupyterapp.commands.execute('docmanager:save')")
-        wait(lambda: "Clip browser over" in book.read_text(), 30)
-        wait(lambda: '"state"' in book.read_text(), 30)
+        wait(lambda: "jupyter.widget-view" in book.read_text() and '"state"' in book.read_text(), 30)
     saved = book.read_text()
     assert not [text for text in clips["text"].dropna() if text in saved]
     assert "data:video" not in saved and "data:image" not in saved and "ftyp" not in saved
