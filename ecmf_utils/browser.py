@@ -115,8 +115,9 @@ class ClipTable:
     def _repr_html_(self) -> str:
         rows = [_row(clip, self.policy) for clip in self.clips.to_dict("records")]
         names = ("picture", "clip", "label", "split", "group", "seconds", "transcript", "problems")
-        head = "".join(f"<th>{name}</th>" for name in names)
-        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        used = [column for column in range(len(names)) if any(row[column] for row in rows)]
+        head = "".join(f"<th>{names[column]}</th>" for column in used)
+        body = "".join(f"<tr>{''.join(f'<td>{row[column]}</td>' for column in used)}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{self!r}</p>"
 
 

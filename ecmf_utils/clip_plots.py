@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from .explore import RATE, WINDOW, Note, speech_windows
-from .plots import _spectrogram
+from .plots import spectrogram
 from .theme import ACCENT, Picture, emotion_colours, plain
 
 TILE = 1.25  # inches, width of a picture on a contact sheet
@@ -41,7 +41,7 @@ def contact_sheets(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], labels:
     """
     rows = {name: tiles for name, tiles in rows.items() if tiles}
     if not rows:
-        return Note("No pictures to show.")
+        return Note("There are no pictures, or none that media_in_reports allows.")
     wide = max(map(len, rows.values()))
     tallest = [min(1.3, max(image.shape[0] / image.shape[1] for image, _ in tiles)) for tiles in rows.values()]
     side = min(TILE, 7.0 / wide)
@@ -84,7 +84,7 @@ def closely(
     """
     parts = ["frames"] * bool(len(frames)) + ["wave", "spectrum"] * (sound is not None)
     if not parts:
-        return Note("This clip has neither picture nor sound that may be shown here.")
+        return Note("This clip has neither picture nor sound that media_in_reports allows.")
     strip = 5.4 / max(1, len(frames)) * max([f.shape[0] / f.shape[1] for f in frames], default=0) + 0.1
     heights = {"frames": strip, "wave": 0.8, "spectrum": 1.6}
     figure = Photos(figsize=(6.4, 1.1 + sum(heights[part] for part in parts)), layout="constrained")
@@ -128,7 +128,7 @@ def _wave(ax: Axes, sound: np.ndarray) -> None:
 
 def _spectrum(ax: Axes, sound: np.ndarray) -> AxesImage:
     """Mean power of 2 hops by 4 bands: what the eye can follow, in half the bytes."""
-    power, times, bands = _spectrogram(sound, RATE)
+    power, times, bands = spectrogram(sound, RATE)
     deep, wide = len(bands) // 4, max(1, len(times) // 2)
     blocks = (10 ** (power[: deep * 4, : wide * 2] / 10)).reshape(deep, 4, wide, -1).mean((1, 3))
     level = 10 * np.log10(blocks / max(blocks.max(), 1e-10) + 1e-10)

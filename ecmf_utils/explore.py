@@ -141,14 +141,14 @@ def overview(clips: pd.DataFrame) -> pd.DataFrame:
 
 def _counts(clips: pd.DataFrame) -> dict[str, str]:
     sizes, known = clips["group"].value_counts(), clips["duration_s"].dropna()
-    counts = {
-        "clips": len(clips), "labelled": clips["label"].notna().sum(), "groups": len(sizes),
-        "smallest group": sizes.min(), "median group": sizes.median(), "largest group": sizes.max(),
-        "speakers": clips["speaker"].nunique(),
-    }  # fmt: skip
     minutes = f"{known.sum() / 60:,.1f}" if len(known) else "unknown"
-    partly = f" in {len(known):,} of the clips" if 0 < len(known) < len(clips) else ""
-    return {name: f"{count:,.0f}" for name, count in counts.items()} | {"minutes": minutes + partly}
+    spread = f"{sizes.min():,} to {sizes.max():,}, median {sizes.median():,.0f}"
+    return {
+        "clips": f"{len(clips):,}", "labelled": f"{clips['label'].notna().sum():,}", "groups": f"{len(sizes):,}",
+        "clips per group": spread if sizes.min() < sizes.max() else f"{sizes.max():,}",
+        "speakers": f"{clips['speaker'].nunique():,}",
+        "minutes": minutes + (f" in {len(known):,} clips" if 0 < len(known) < len(clips) else ""),
+    }  # fmt: skip
 
 
 def missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
@@ -229,8 +229,8 @@ def shared(profile: str) -> pd.DataFrame | Note:
     table = leakage.summary(found)
     largest = found.sort_values("n_clips", ascending=False, kind="stable").drop_duplicates("kind").set_index("kind")
     examples = largest["clips"].map(lambda clips: ", ".join(list(clips)[:3]))
-    table = table.assign(**{"for example": table["kind"].map(examples).fillna("–")}).drop(columns="kind")
-    return _by(table.rename(columns={"clusters": "cases"}), "meaning")
+    table = table.assign(**{"for example": table["kind"].map(examples).fillna("–")})
+    return _by(table.drop(columns="meaning").rename(columns={"clusters": "cases"}), "kind")
 
 
 def _by(table: pd.DataFrame, column: str) -> pd.DataFrame:

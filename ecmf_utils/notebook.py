@@ -10,7 +10,6 @@ import random
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,8 +121,6 @@ def _set_theme() -> None:
 
     theme.set_theme()
     pd.set_option("display.max_colwidth", 200)
-    # no widgets here; the advice to install them would only stain every page that loads a model
-    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def made_path(name: str, profile: str) -> Path:

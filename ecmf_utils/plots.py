@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .score_plots import (
     branch_weights,
@@ -64,13 +65,14 @@ def class_balance(clips: pd.DataFrame, labels: Sequence[str]) -> Figure:
         counts = known[clips["split"] == split].value_counts().reindex(rows, fill_value=0)
         bars = ax.barh(rows, counts, color=[colours[row] for row in rows], height=0.72)
         named = counts[list(labels)].sum() > 0
-        shown = [str(n) if n or (named and row != NO_LABEL) else "" for row, n in counts.items()]
+        shown = [f"{n:,}" if n or (named and row != NO_LABEL) else "" for row, n in counts.items()]
         ax.bar_label(bars, shown, padding=3, fontsize=9)
         ax.set(
-            title=f"{split} ({int(counts.sum())})",
+            title=f"{split} ({int(counts.sum()):,})",
             xlabel="clips",
             xlim=(0, counts.max() * 1.18 + 0.5),
         )
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
     return figure
@@ -169,7 +171,7 @@ def waveform_spectrogram(sound: np.ndarray, sample_rate: int, title: str = "") -
     times = np.arange(len(sound)) / sample_rate
     wave.plot(times, sound, color=ACCENT, lw=0.5)
     wave.set(ylabel="amplitude", title=plain(title, 100))
-    power, frame_times, bands = _spectrogram(sound, sample_rate)
+    power, frame_times, bands = spectrogram(sound, sample_rate)
     power = DB_STEP * np.round(power / DB_STEP)
     mesh = spectrum.pcolormesh(
         frame_times, bands / 1000, power, cmap="magma", vmin=-80, vmax=0, rasterized=True
@@ -180,7 +182,7 @@ def waveform_spectrogram(sound: np.ndarray, sample_rate: int, title: str = "") -
     return figure
 
 
-def _spectrogram(sound: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def spectrogram(sound: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from scipy.signal import stft
 
     window = int(WINDOW_S * rate)

@@ -163,7 +163,7 @@ def test_a_contact_sheet_has_a_row_for_each_label_that_has_pictures():
     figure = clip_plots.contact_sheets(rows, SIX)
     assert len(figure.axes) == 4 and any(text.startswith("…") for text in texts(figure))
     draw(figure)
-    assert clip_plots.contact_sheets({"sad": []}, SIX) == "No pictures to show."
+    assert clip_plots.contact_sheets({"sad": []}, SIX).startswith("There are no pictures")
 
 
 @pytest.mark.parametrize("frames", [0, 5])
@@ -175,7 +175,7 @@ def test_one_clip_draws_with_what_it_has(frames, sound):
     if frames or sound:
         draw(figure)
     else:
-        assert figure == "This clip has neither picture nor sound that may be shown here."
+        assert figure == "This clip has neither picture nor sound that media_in_reports allows."
 
 
 def test_a_note_is_plain_text_and_a_sentence_of_a_page():

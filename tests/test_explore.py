@@ -151,8 +151,9 @@ def clips():
 def test_the_overview_counts_each_split(clips):
     table = explore.overview(clips)
     assert list(table.index) == ["all", "train", "test", "unlabelled"]
-    assert table.loc["all", ["clips", "labelled", "groups", "largest group"]].tolist() == ["5", "2", "2", "4"]
-    assert table["minutes"].tolist() == ["2.0 in 2 of the clips", "1.0", "1.0", "unknown"]
+    assert table.loc["all", ["clips", "labelled", "groups"]].tolist() == ["5", "2", "2"]
+    assert table.loc["all", "clips per group"] == "1 to 4, median 2"
+    assert table["minutes"].tolist() == ["2.0 in 2 clips", "1.0", "1.0", "unknown"]
 
 
 def test_what_is_missing_is_counted_once_and_by_split(clips):
@@ -207,7 +208,7 @@ def test_findings_are_one_row_a_kind_with_the_first_example(home):
 def test_what_is_shared_is_one_row_a_kind_with_the_largest_case(home):
     row = {"kind": "transcript", "key": "k", "splits": "test+train", "folds": "0+1", "groups": 2}
     write_table("leakage", [row | {"n_clips": 2, "clips": ["a", "b"]}, row | {"n_clips": 3, "clips": ["c", "d", "e"]}])
-    table = explore.shared("p").loc["the same words"]
+    table = explore.shared("p").loc["transcript"]
     assert table["clips"] == 5 and table["for example"] == "c, d, e"
 
 

@@ -7,6 +7,7 @@ import nbformat
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def normalise(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -20,6 +21,7 @@ def normalise(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             count += 1
             cell.execution_count = count
             for output in cell.outputs:
+                output.get("data", {}).pop(WIDGET, None)  # it means nothing without its kernel
                 if "execution_count" in output:
                     output.execution_count = count
                 if "metadata" in output:
