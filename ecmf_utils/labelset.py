@@ -106,3 +106,25 @@ def note_unknown(row: Mapping[str, Any], labels: Sequence[str], found: Findings,
 
 def _joined(problem: Any, code: str) -> str:
     return f"{problem};{code}" if isinstance(problem, str) and problem else code
+
+
+def becomes(
+    profile: str, clips: pd.DataFrame, labels: Sequence[str], label_map: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """What each label of a corpus counts as in a label set; None: its clips are left out.
+
+    Raises
+    ------
+    EcmfError
+        A label is neither in the label set nor in the mapping.
+    """
+    check(labels, label_map, "train_label_map")
+    counts_as = {}
+    for label in clips["label"].dropna().unique():
+        if label not in labels and label not in label_map:
+            raise EcmfError(
+                f"data/{profile}/clips.parquet: clip {clips.index[clips['label'] == label][0]} has label {label!r}, "
+                f"which is not one of {', '.join(labels)}; map it with train_label_map"
+            )
+        counts_as[label] = label_map.get(label, label)
+    return counts_as

@@ -100,7 +100,7 @@ def load_problem(
         _same_recipes(profile, train_profile, branches)
     clips = corpus.read_clips(profile).set_index("clip_id")
     train = corpus.read_clips(source).set_index("clip_id") if train_profile else clips
-    becomes = label_becomes(source, train, labels, label_map or {})
+    becomes = labelset.becomes(source, train, labels, label_map or {})
     folds = corpus.read_folds(source).set_index("clip_id")["fold"]
     folds = folds[train["label"].reindex(folds.index).map(becomes).notna()]
     code = {label: i for i, label in enumerate(labels)}
@@ -130,28 +130,6 @@ def load_problem(
         train_profile,
         becomes,
     )
-
-
-def label_becomes(
-    profile: str, clips: pd.DataFrame, labels: Sequence[str], label_map: Mapping[str, str | None]
-) -> dict[str, str | None]:
-    """What each label of a corpus counts as in a label set; None: its clips are left out.
-
-    Raises
-    ------
-    EcmfError
-        A label is neither in the label set nor in the mapping.
-    """
-    labelset.check(labels, label_map, "train_label_map")
-    becomes = {}
-    for label in clips["label"].dropna().unique():
-        if label not in labels and label not in label_map:
-            raise EcmfError(
-                f"data/{profile}/clips.parquet: clip {clips.index[clips['label'] == label][0]} has label {label!r}, "
-                f"which is not one of {', '.join(labels)}; map it with train_label_map"
-            )
-        becomes[label] = label_map.get(label, label)
-    return becomes
 
 
 def _same_recipes(profile: str, train_profile: str, branches: Sequence[str]) -> None:

@@ -1,0 +1,112 @@
+"""The corpus as a whole: what `00_start_here` and `ecmf corpus` write, whatever the source."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from ecmf_utils import build as building
+from ecmf_utils import cli, corpus, features
+from ecmf_utils.paths import EcmfError, data_dir, read_json, read_parquet
+
+from .conftest import build
+
+LABELS = ["neutral", "happy", "sad"]
+
+
+@pytest.fixture
+def source(tmp_path, clip):
+    """Twelve clips of four people, each with a label of a foreign set."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = ["file,person,emotion,said"]
+    for i in range(12):
+        (folder / f"c{i}.mp4").write_bytes(clip.read_bytes() + bytes(i))
+        rows.append(f"c{i},p{i % 4},{['calm', 'happy', 'sad'][i // 4]},these are words number {i}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+COLUMNS = {"clip_id": "file", "group": "person", "label": "emotion", "text": "said"}
+
+
+def made_from(place, **more):
+    how = {"manifest": "labels.csv", "columns": COLUMNS, "labels": LABELS, "label_map": {"calm": "neutral"}}
+    return build("p", **how | {"source": place} | more)
+
+
+def test_labels_texts_and_groups_come_from_columns_of_any_name(source, home):
+    made = made_from(source)
+    assert made.clips["label"].value_counts().to_dict() == {"neutral": 4, "happy": 4, "sad": 4}
+    assert made.clips["group"].nunique() == 4 and made.clips["text"].str.startswith("these are").all()
+    assert (made.clips["status"] == "ok").all() and made.facts["untrained"] == ""
+
+
+def test_everything_that_was_found_out_is_written(source, home):
+    made = made_from(source, label_map={"calm": None})
+    folder = data_dir("p")
+    assert read_json(folder / "corpus.json") == made.facts
+    assert made.facts["dropped"] == 4 and len(corpus.read_clips("p")) == 8
+    fates = read_parquet(folder / "label_map.parquet").set_index("found")["how"]
+    assert fates.to_dict() == {"calm": "dropped", "happy": "same", "sad": "same"}
+    assert set(corpus.read_folds("p")["clip_id"]) == set(made.clips["clip_id"])
+    for name in ("leakage", "findings", "fingerprints"):
+        assert (folder / f"{name}.parquet").exists()
+
+
+def test_copies_in_two_groups_are_told_and_merged_on_request(source, home):
+    shutil.copy(source / "c0.mp4", source / "c5.mp4")  # of p0 and of p1
+    told = made_from(source).shared
+    assert set(told["kind"]) >= {"content"} or made_from(source, n_folds=4).shared["kind"].eq("content").any()
+    merged = made_from(source, merge_leaks=["content"])
+    group = merged.clips.set_index("clip_id")["group"]
+    assert group["c0"] == group["c5"] and merged.facts["merged_groups"] == 1
+    assert not merged.shared["kind"].eq("content").any()
+
+
+def test_folds_that_cannot_be_made_leave_the_corpus_and_say_why(source, home):
+    made = made_from(source, n_folds=5)
+    assert len(made.clips) == 12 and len(made.folds) == 0
+    assert "4 groups among the training clips, but n_folds=5" in made.facts["untrained"]
+    assert "Nothing will be trained: 4 groups" in building.summary(made)
+
+
+def test_published_features_need_no_clips(tmp_path, home):
+    rows = pd.DataFrame({"name": [f"a{i}" for i in range(8)], "x": range(8), "y": range(8)})
+    rows.to_csv(tmp_path / "text.csv", index=False)
+    (tmp_path / "labels.csv").write_text(
+        "clip_id,label,split,group\n" + "".join(f"a{i},{LABELS[i % 2]},train,g{i // 2}\n" for i in range(8))
+    )
+    how = {"source": tmp_path, "manifest": "labels.csv", "labels": LABELS, "features": {"text": "text.csv"}}
+    made = build("p", kind="features", **how)
+    assert (made.clips["status"] == "ok").all() and made.clips["problem"].isna().all() and len(made.folds) == 8
+    assert features.load("p", ["text"]).x["text"].tolist() == [[i, i] for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"source": "", "manifest": ""}, "profile p: say where the corpus lies: --set source=DIR"),
+        ({"source": "/no/such"}, "/no/such: no such folder"),
+        ({"kind": "features", "manifest": "", "source": "/tmp"}, "kind features needs a CSV"),
+        ({"label_map": {"calm": "neutrall"}}, "unknown label 'neutrall'; did you mean neutral?"),
+        ({"label_map": {"calm": None, "happy": None, "sad": None}}, "no clip is left, the label_map drops every label"),
+        ({"columns": {"label": "emotoin"}}, "emotoin"),
+        ({"merge_leaks": ["words"]}, "words"),
+    ],
+)
+def test_source_that_cannot_be_used_is_refused_in_one_line(settings, line, source, home):
+    with pytest.raises(EcmfError, match=line) as caught:
+        made_from(source, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_command_builds_prints_and_remembers_where_the_corpus_lies(source, home, capsys):
+    said = [f"source={source}", "manifest=labels.csv", f"columns={json.dumps(COLUMNS)}", "labels=calm,happy,sad"]
+    sets = [f"--set={text}" for text in (*said, "labelled=true", "n_folds=2")]
+    assert cli.main(["corpus", "folder", *sets]) == 0
+    told = capsys.readouterr().out
+    assert "12" in told and "Labels by split" in told and "Folds" in told and "clips.parquet" in told
+    assert cli.main(["corpus", "folder-source", "--set", "n_folds=2"]) == 0
+    assert "Labels by split" in capsys.readouterr().out
