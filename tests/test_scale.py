@@ -15,6 +15,8 @@ import pytest
 from ecmf_utils import corpus, leakage, probing
 from ecmf_utils.fingerprint import near_duplicates
 
+from . import miniatures
+
 N, N_TRAIN, N_TEST = 132_171, 7_369, 2_026
 LABELS = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 SAME = 500  # files that are there three times
@@ -39,6 +41,47 @@ def test_a_corpus_of_132171_clips_stays_under_two_gib(home, clip, capsys):
     assert told["copies_found"] > 0.99 * COPIES and told["false_pairs"] == 0
     assert told["clusters"]["content"] == SAME and told["clusters"]["transcript"] == REPEATED
     assert told["content_across_folds"] > 0 and told["content_across_folds_after_merging"] == 0
+
+
+@pytest.mark.slow
+def test_a_folder_of_132171_clips_is_read_and_explored_from_a_stated_sample(home, tmp_path, capsys):
+    """MER2025's layout with as many names, all hard links to a few clips, of which 400 are opened."""
+    source = mer2025(tmp_path / "MER2025")
+    env = os.environ | {"ECMF_DATA": str(home / "data"), "ECMF_REPORTS": str(home / "reports")}
+    took, peak = {}, {}
+    for name, sets in (("00_start_here", [f"source={source}", "n_probe=400"]), ("10_explore_corpus", ["n_sample=400"])):
+        words = ["run", name, "--profile", "mer2025", *(f"--set={text}" for text in sets)]
+        done = subprocess.run([sys.executable, "-m", "ecmf_utils.cli", *words], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        record = json.loads((home / "reports" / "mer2025" / "runs" / name / "run.json").read_text())
+        took[name], peak[name] = record["seconds"], record["peak_memory_mb"]
+    with capsys.disabled():
+        print(f"\n{N:,} clips, seconds {took}, MiB {peak}")
+    assert max(peak.values()) < LIMIT_MIB
+    page = (home / "reports" / "mer2025" / "10_explore_corpus.html").read_text(encoding="utf-8")
+    assert f"{N:,}" in page and "400" in page  # the sample is stated where its figures stand
+    facts = json.loads((home / "data" / "mer2025" / "corpus.json").read_text())
+    assert facts["probed"] == 400 and facts["untrained"] == ""
+
+
+def mer2025(folder):
+    stock = miniatures.cheap_clips(folder.parent / "stock", 6)
+    (folder / "video").mkdir(parents=True)
+    names = [f"sample_{i:08d}" for i in range(N)]
+    for i, name in enumerate(names):
+        os.link(stock[i % len(stock)], folder / "video" / f"{name}.mp4")
+    rng = np.random.default_rng(0)
+    labels = rng.choice(LABELS, N_TRAIN)
+    rows = [f"{name},{label},0.1" for name, label in zip(names[:N_TRAIN], labels, strict=True)]
+    write(folder / "track1_train_disdim.csv", "name,discrete,valence", rows)
+    write(folder / "track_all_candidates.csv", "name", names[N_TRAIN : N_TRAIN + 20_000])
+    words = [f"{name},第{i}句话说得很清楚,Sentence {i} is said clearly" for i, name in enumerate(names)]
+    write(folder / "subtitle_chieng.csv", "name,chinese,english", words)
+    return folder
+
+
+def write(path, head, rows):
+    path.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
 
 
 def made_up_manifest(seed=0):
