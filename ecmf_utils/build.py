@@ -9,13 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from . import adapters, corpus, labelset, leakage, probing, sources
+from . import adapters, corpus, labelset, leakage, params, probing, sources
 from .cells import unknown
 from .findings import Findings
 from .paths import ROOT, EcmfError, data_dir, write_json, write_parquet
 
 GENERATED = "demo"
 TABLES = ("folder", "features")  # kinds that read a CSV manifest of the user's
+OUR_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker")
+EXAMPLES = {"columns": '{"label": "emotion"}', "features": '{"audio": "audio.parquet"}'}
+MANY = 2**32
+SHOWN = 20  # rows of a table on the terminal
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
     EcmfError
         The source as a whole cannot be used. What is wrong with single rows and files is in `findings`.
     """
+    _check(profile, settings)
     found = Findings()
     rows, truth = _rows(profile, settings, found)
     rows, fates = labelset.apply(rows, settings["labels"], settings["label_map"], found, f"profile {profile}")
@@ -69,6 +74,7 @@ def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
     merged = 0
     if settings["merge_leaks"]:
         clips, merged = leakage.merge_groups(clips, settings["merge_leaks"], prints)
+    _import(profile, clips, settings, found)  # before anything is replaced
     clips = corpus.save(profile, clips, settings["labels"], truth)
     folds, untrained = _folds(clips, settings)
     shared = leakage.shared(clips, folds, prints)
@@ -80,19 +86,46 @@ def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
     return made
 
 
+def _check(profile: str, s: Mapping[str, Any]) -> None:
+    """Refuse what cannot work before anything long begins."""
+    at_least = {"n_folds": 2, "n_probe": 0, "n_workers": 0, "seed": 0}
+    for name, least in at_least.items():
+        if not least <= s[name] < MANY:
+            raise EcmfError(f"{name}={s[name]}: expected a number from {least} to {MANY - 1}")
+    labels = s["labels"]
+    if not labels or len(set(labels)) < len(labels) or not all(isinstance(x, str) and x for x in labels):
+        raise EcmfError(f"labels={labels}: expected at least one label, none empty, none twice")
+    labelset.check(labels, s["label_map"], f"profile {profile}")
+    for kind in s["merge_leaks"]:
+        if kind not in leakage.MERGEABLE:
+            raise unknown("kind of leak", kind, leakage.MERGEABLE, "merge_leaks")
+    for key in s["columns"]:
+        if key not in OUR_COLUMNS:
+            raise unknown("name in columns", key, OUR_COLUMNS)
+    for name in ("columns", "features"):
+        for key, value in s[name].items():
+            if not isinstance(value, str) or not value:
+                raise EcmfError(f"{name}: {key}: expected a name, found {value!r}; such as {EXAMPLES[name]}")
+
+
+def _import(profile: str, clips: pd.DataFrame, settings: Mapping[str, Any], found: Findings) -> None:
+    for branch, name in settings["features"].items():
+        from . import exchange
+
+        path = _source(profile, settings) / name
+        found.extend(exchange.import_features(profile, branch, path, clips=clips).attrs["findings"])
+
+
 def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
     folder = data_dir(profile)
     fold_facts = {"n_folds": settings["n_folds"], "seed": settings["seed"]}
     write_parquet(made.folds, folder / "folds.parquet", fold_facts)
     write_parquet(made.label_map, folder / "label_map.parquet")
     write_parquet(made.shared, folder / "leakage.parquet")
-    for branch, name in settings["features"].items():
-        from . import exchange
-
-        path = _source(profile, settings) / name
-        made.found.extend(exchange.import_features(profile, branch, path, clips=made.clips).attrs["findings"])
     write_parquet(made.found.frame(), folder / "findings.parquet")
     write_json(folder / "corpus.json", made.facts)
+    if settings["kind"] != GENERATED and profile in params.profile_names():
+        params.remember(profile, settings)
 
 
 def _rows(
@@ -159,9 +192,11 @@ def summary(made: Corpus) -> str:
     clips = made.clips
     by_split = clips.groupby("split").agg(
         clips=("clip_id", "count"), labelled=("label", "count"), groups=("group", "nunique"),
-        speakers=("speaker", "nunique"), hours=("duration_s", lambda s: round(s.sum() / 3600, 2)),
+        speakers=("speaker", "nunique"), hours=("duration_s", lambda s: round(s.sum() / 3600, 3)),
         failed=("status", lambda s: int((s == "failed").sum())),
     )  # fmt: skip
+    if not clips["duration_s"].notna().any():
+        by_split = by_split.drop(columns="hours")
     parts = [("Clips", by_split)]
     if made.label_map["how"].ne("same").any():
         parts.append(("Labels: the corpus's own, and what they become", made.label_map.fillna("–").set_index("found")))
@@ -173,9 +208,35 @@ def summary(made: Corpus) -> str:
         parts.append(("Shared across splits or folds", leakage.summary(made.shared)))
     if len(made.folds):
         parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
-    with pd.option_context("display.width", 120, "display.max_colwidth", 70, "display.max_rows", 60):
-        text = "\n\n".join(f"{title}\n{table.to_string()}" for title, table in parts)
+    text = "\n\n".join(f"{title}\n{_short(table)}" for title, table in parts)
     lines = made.found.lines(quotes=True)  # a terminal is no page: it may show words of the corpus
     found = ["\nFindings", *(f"  {line}" for line in lines)] if lines else []
+    unseen = int((clips["content_hash"].isna() & (clips["status"] == "ok") & clips["video"].notna()).sum())
+    sample = [f"\nA sample only: the media of {unseen:,} of {len(clips):,} clips were not opened."] if unseen else []
     untrained = [f"\nNothing will be trained: {made.facts['untrained']}"] if made.facts["untrained"] else []
-    return "\n".join([text, *found, *untrained])
+    return "\n".join([text, *_told(clips), *found, *sample, *untrained])
+
+
+def _short(table: pd.DataFrame) -> str:
+    """A table for the terminal: no more rows than one reads, no cell longer than one reads."""
+    cut = table.rename(index=_clip).map(_clip) if len(table) else table
+    more = f"\n… and {len(table) - SHOWN:,} more" if len(table) > SHOWN else ""
+    return cut.head(SHOWN).to_string() + more
+
+
+def _clip(value: Any, most: int = 60) -> Any:
+    return f"{value[:most]}…" if isinstance(value, str) and len(value) > most else value
+
+
+def _told(clips: pd.DataFrame, limit: int = 3) -> list[str]:
+    """The clips behind each problem, the first few with what was wrong, and a sum."""
+    troubled = clips[clips["problem"].notna()]
+    codes = troubled["problem"].str.split(";").explode()
+    lines = []
+    for code, ids in codes.groupby(codes, sort=False):
+        rows = troubled.loc[ids.index]
+        for row in rows.head(limit).itertuples():
+            detail = f": {_clip(row.detail, 300)}" if isinstance(row.detail, str) else ""
+            lines.append(f"  {code}: clip {_clip(row.clip_id)}{detail}")
+        lines += [f"  {code}: … and {len(rows) - limit:,} more"] if len(rows) > limit else []
+    return ["\nClips with a problem", *lines] if lines else []

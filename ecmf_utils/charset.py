@@ -17,6 +17,7 @@ FREQUENT = frozenset(
 )
 DAMAGED = "\ufffd"
 DAMAGED_SHARE = 0.05  # of the characters beyond ASCII, at most; more is another encoding
+NO_FILE = ("punycode", "idna", "unicode-escape", "raw-unicode-escape")  # codecs of domain names and source text
 FREQUENT_SHARE = 0.12  # of the hanzi of a Chinese text, at least
 
 
@@ -63,29 +64,27 @@ def read_text(path: Path, found: Findings | None, encoding: str = "", what: str 
 
 def _decoded(data: bytes, path: Path, encoding: str) -> str:
     """The text in a given encoding, or an error that names the first line where it does not fit."""
-    plain = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    check_encoding(encoding)
     try:
-        return data.decode("utf-8-sig" if plain else encoding)
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise EcmfError(
             f"{show(path)}: line {line} is not {encoding.upper()}; save it as UTF-8 or say encoding=NAME (such as "
             "gb18030)"
         ) from None
-    except LookupError:
-        raise _unknown(encoding) from None
 
 
 def check_encoding(encoding: str) -> None:
-    """Refuse an encoding that Python does not know."""
+    """Refuse an encoding that Python does not know, or that no text file has."""
     try:
         "".encode(encoding)
-    except LookupError:
-        raise _unknown(encoding) from None
-
-
-def _unknown(encoding: str) -> EcmfError:
-    return EcmfError(f"encoding {encoding!r} is not known; expected a name such as utf-8, gb18030, big5, shift-jis")
+        known = codecs.lookup(encoding).name.replace("_", "-") not in NO_FILE
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        examples = "utf-8, gb18030, big5, shift-jis"
+        raise EcmfError(f"unknown encoding: encoding {encoding!r} is not known; expected a name such as {examples}")
 
 
 def _detected(data: bytes, path: Path, found: Findings | None) -> str:
@@ -99,8 +98,9 @@ def _detected(data: bytes, path: Path, found: Findings | None) -> str:
             return text
         if (guess := _guess(data)) is None:
             raise
-    text = data.decode(guess)
-    line, sample = next((i, line) for i, line in enumerate(text.split("\n"), 1) if not line.isascii())
+    text = _decoded(data, path, guess)
+    lines = enumerate(text.split("\n"), 1)
+    line, sample = next(((i, line) for i, line in lines if not line.isascii()), (1, ""))
     advice = f"not UTF-8, read as {guess}; if the transcripts look wrong, say encoding=NAME"
     found.add("encoding", path, advice, row=line, quote=sample)
     return text
@@ -119,6 +119,8 @@ def _almost_utf8(data: bytes, path: Path, found: Findings) -> str:
 
 def _guess(data: bytes) -> str | None:
     """The encoding that bytes look like, None when none fits all of them."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     from charset_normalizer import from_bytes

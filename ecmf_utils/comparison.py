@@ -11,6 +11,7 @@ from . import baselines, corpus, metrics, runs, training
 from .paths import data_dir, read_json
 from .progress import track
 
+TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
 ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "branch_dropout": 0.0}
 
 
@@ -82,6 +83,20 @@ def finished(profile: str, key: str) -> list[dict[str, Any]]:
 def shown_split(scores: pd.DataFrame) -> str:
     """Where runs are compared: on test clips, or out-of-fold where the corpus has no labelled ones."""
     return "test" if (scores["split"] == "test").any() else "oof"
+
+
+def doubt(rows: Sequence[dict[str, Any]]) -> str:
+    """One line on whether the out-of-fold scores of a run can be believed, given its test scores."""
+    seen = {split: [r["weighted_f1"] for r in rows if r["split"] == split] for split in ("oof", "test")}
+    if not seen["test"]:
+        return "There are no labelled test clips: out-of-fold is all there is."
+    gap = min(seen["oof"], default=0.0) - min(seen["test"])
+    if gap <= TOO_GOOD:
+        return "Out-of-fold and test agree within what these numbers of clips allow."
+    return (
+        f"Do not believe the out-of-fold scores: they are {gap:.2f} above test. Published features were often "
+        "trained on the training labels, or clips of different groups share something (see 10_explore_corpus)."
+    )
 
 
 def paired(

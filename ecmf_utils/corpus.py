@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from . import media
-from .paths import ROOT, EcmfError, data_dir, read_parquet, show, write_parquet
+from .paths import ROOT, EcmfError, data_dir, read_json, read_parquet, show, write_parquet
 
 SPLITS = ("train", "test", "unlabelled")
 TEXT_COLUMNS = (
@@ -109,8 +109,19 @@ def read_truth(profile: str) -> pd.DataFrame | None:
 
 
 def read_folds(profile: str) -> pd.DataFrame:
-    """The outer fold of each training clip: columns `clip_id`, `fold`."""
-    return read_parquet(data_dir(profile) / "folds.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
+    """The outer fold of each training clip: columns `clip_id`, `fold`.
+
+    Raises
+    ------
+    EcmfError
+        There are none: nothing can be learned from this corpus, and why.
+    """
+    path = data_dir(profile) / "folds.parquet"
+    folds = read_parquet(path, made_by=f"`ecmf run 00 --profile {profile}`")
+    if not len(folds):
+        why = read_json(data_dir(profile) / "corpus.json")["untrained"]
+        raise EcmfError(f"{show(path)}: no clip has a fold, nothing can be learned from {profile}: {why}")
+    return folds
 
 
 # ---- splits and folds

@@ -13,7 +13,7 @@ import pandas as pd
 from . import features, npyfolder, paths, vectors, vectortables
 from .findings import Findings
 from .progress import track
-from .published import Fault, Published
+from .published import Fault, Published, majority
 from .store import Store, slug_of
 
 LAYOUTS = "a folder of .npy files, a .parquet or a .csv table"
@@ -22,6 +22,7 @@ ENDINGS = {"utterance": "-UTT", "frame": "-FRA"}
 PART_ROWS = 2048  # clips that a kill may cost
 NOT_THERE = "none"  # content hash of a clip without features
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+ALLOW = "overwrite=True, on the command line --overwrite"
 LONGEST_NAME = 240  # bytes; file systems allow 255
 
 
@@ -61,7 +62,8 @@ def import_features(
     Raises
     ------
     EcmfError
-        Nothing in it can be used: not there, not one of these layouts, no name is a clip, all damaged.
+        Nothing in it can be used: not there, not one of these layouts, no name is a clip, all damaged. What
+        was selected before stays selected.
     """
     found = Findings()
     clip_ids = [str(one) for one in clips["clip_id"]]
@@ -70,19 +72,23 @@ def import_features(
     rows = [{"clip_id": one, "content_hash": source.stamps.get(one, NOT_THERE)} for one in clip_ids]
     done = store.kept(rows, retry_failed=True)
     todo = [one for one in clip_ids if one not in done]
-    zeros = 0
+    zeros, first = 0, None
     for batch in _batches(track(_results(source, todo), len(todo), branch)):
         store.write_part(batch)
         zeros += sum(result["status"] == "ok" and not np.any(_vectors(result)) for result in batch)
         for result in (one for one in batch if one["status"] == "failed"):
             text = re.sub(rf"^{re.escape(source.file)}[/ ]", "", result["detail"])
             found.add(result["problem"], source.file, text, clip_id=result["clip_id"])
+            first = first or Fault(result["problem"], result["detail"])
+    if not store.any_ok(rows):
+        store.drop_parts()
+        majority([], Path(path), first)  # raises
     store.merge(rows)
-    for one in (one for one in clip_ids if one not in source.stamps):
-        found.add("no_features", source.file, f"no features of clip {one!r}", clip_id=one)
+    selected = features.select(profile, branch, store)
+    _tell_absent(features.status_table(profile, [branch]), source, found)
     if zeros:
         found.add("zero_vectors", source.file, f"{zeros:,} clips have vectors of zeros; kept as they came")
-    return _summary(features.select(profile, branch, store), source, found, len(todo))
+    return _summary(selected, source, found, len(todo))
 
 
 def export_features(
@@ -98,7 +104,7 @@ def export_features(
     suffix : str
         Another ending of the folder than -UTT or -FRA, such as `_UTT`.
     overwrite : bool
-        Write into a folder that holds other files too. Nothing is ever deleted.
+        Write into a folder that holds other files too, and replace files of the same name. Nothing is deleted.
 
     Returns
     -------
@@ -109,25 +115,21 @@ def export_features(
     Raises
     ------
     EcmfError
-        A clip_id that is not safe as a file name, two that differ only in case, or other files in the way.
+        A clip_id or folder name that is not safe as a file name, two that differ only in case, other files in
+        the way, or files of the same name with other numbers in them.
     """
     chosen = features.selected(profile, branch)
     states = features.status_table(profile, [branch]).drop(columns="branch")
     known = states.loc[states["status"] == "ok", "clip_id"].tolist()
     _check_names(known, branch)
-    folder = Path(out_dir) / (_public_name(chosen["recipe"]) + (suffix or ENDINGS[chosen["level"]]))
+    folder = _target(Path(out_dir), _public_name(chosen["recipe"]), suffix or ENDINGS[chosen["level"]])
     others = _others(folder, {f"{name}.npy" for name in known})
-    if others and not overwrite:
-        raise paths.EcmfError(
-            f"{folder}: holds {len(others):,} files that are not of this export, such as {others[0]!r}; give another "
-            "folder, or allow it (overwrite)"
-        )
+    if not overwrite:
+        _check_free(folder, others, _arrays(profile, branch, chosen["level"]))
     dtypes = set()
-    for clip_id, rows in track(features.frames(profile, branch), len(states), branch):
-        if rows is not None:
-            values = rows[0] if chosen["level"] == "utterance" else rows
-            paths.write_atomic(folder / f"{clip_id}.npy", lambda tmp, values=values: _save(tmp, values))
-            dtypes.add(values.dtype.name)
+    for clip_id, values in track(_arrays(profile, branch, chosen["level"]), len(known), branch):
+        paths.write_atomic(folder / f"{clip_id}.npy", lambda tmp, values=values: npyfolder.save(tmp, values))
+        dtypes.add(values.dtype.name)
     facts = {"branch": branch, "folder": folder.name, "level": chosen["level"], "dtype": "/".join(sorted(dtypes))}
     facts |= {"dim": chosen["dim"], "files": len(known), "without": len(states) - len(known)}
     table = pd.DataFrame([facts])
@@ -212,6 +214,18 @@ def _batches(results: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
         yield batch
 
 
+def _tell_absent(states: pd.DataFrame, source: Published, found: Findings) -> None:
+    """Clips that the source does not have, and those that it has with nothing in them."""
+    absent = states[states["status"] == "missing"]
+    listed = absent["clip_id"].isin(list(source.stamps))
+    for one in absent.loc[~listed, "clip_id"]:
+        found.add("no_features", source.file, f"no features of clip {one!r}", clip_id=one)
+    if listed.any():
+        first = absent[listed].iloc[0]
+        text = f"{listed.sum():,} clips are there without a vector; the first: {first['detail']}"
+        found.add("no_features", source.file, text, clip_id=first["clip_id"])
+
+
 def _summary(selected: pd.DataFrame, source: Published, found: Findings, computed: int) -> pd.DataFrame:
     facts = selected.iloc[0].to_dict()
     kept = {name: facts[name] for name in ("clips", "ok", "missing", "failed")}
@@ -232,6 +246,41 @@ def _public_name(recipe: dict[str, Any]) -> str:
     return slug_of(recipe)
 
 
+def _arrays(profile: str, branch: str, level: str) -> Iterator[tuple[str, np.ndarray]]:
+    """What is written for each clip that has a vector: (D,), or (T, D) at frame level."""
+    for clip_id, rows in features.frames(profile, branch):
+        if rows is not None:
+            yield clip_id, rows[0] if level == "utterance" else rows
+
+
+def _target(out_dir: Path, name: str, suffix: str) -> Path:
+    """The folder to write."""
+    if UNSAFE.search(name + suffix):
+        raise paths.EcmfError(f"suffix={suffix!r}: not safe in the name of a folder; expected one such as _UTT")
+    folder = out_dir / (name + suffix)
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise paths.EcmfError(f"{paths.show(path)}: is a file; give a folder to write to")
+    return folder
+
+
+def _check_free(folder: Path, others: list[str], arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Refuse a folder of something else, and to replace a file by other numbers."""
+    if others:
+        raise paths.EcmfError(
+            f"{folder}: holds {len(others):,} files that are not of this export, such as {others[0]!r}; give another "
+            f"folder, or allow it ({ALLOW})"
+        )
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    files = ((f"{clip_id}.npy", values) for clip_id, values in arrays) if there else ()
+    differ = [name for name, values in files if name in there and not npyfolder.holds(folder / name, values)]
+    if differ:
+        raise paths.EcmfError(
+            f"{folder}: {len(differ):,} files there hold something else, the first is {differ[0]!r}; give another "
+            f"folder, or replace them ({ALLOW})"
+        )
+
+
 def _check_names(names: list[str], branch: str) -> None:
     for name in names:
         if UNSAFE.search(name) or len(name.encode()) > LONGEST_NAME:
@@ -248,11 +297,6 @@ def _check_names(names: list[str], branch: str) -> None:
 
 def _others(folder: Path, own: set[str]) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    with open(path, "wb") as file:  # np.save would add an ending to the temporary name
-        np.save(file, values)
 
 
 def _absent_lines(absent: pd.DataFrame, folder: str, others: list[str]) -> list[str]:

@@ -116,7 +116,8 @@ class Findings:
             Words of the corpus that show the finding, such as a line of a transcript. They are for the
             terminal only: neither `frame` nor, by default, `lines` gives them away.
         """
-        name = file.name if isinstance(file, Path) else str(file)
+        name = escaped(file.name if isinstance(file, Path) else str(file))
+        clip_id = escaped(clip_id) if isinstance(clip_id, str) else clip_id
         number = None if row is None else int(row)
         self._all.append(Finding(code, name, number, clip_id, _one_line(text), _one_line(quote)))
 
@@ -180,4 +181,9 @@ def _line(finding: Finding, quotes: bool) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(escaped(text).split())
+
+
+def escaped(text: str) -> str:
+    """Text that any file and terminal takes: half characters, as bad bytes of a file name give, are spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()

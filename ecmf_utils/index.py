@@ -79,7 +79,8 @@ def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:
         "results": results,
         "synthetic": synthetic(profile),
         "facts": _facts(records, results),
-        "troubles": _untrained(profile) + _troubles(records),
+        "untrained": _untrained(profile),
+        "troubles": _troubles(records),
         "cards": _cards(results, records),
         "pages": _pages(profile, records, order),
         "problems": _problem_rows(profile),
@@ -99,6 +100,7 @@ def _study(profile: str, members: Sequence[str]) -> dict[str, Any]:
         "results": results,
         "synthetic": next((text for name in members if (text := synthetic(name))), None),
         "facts": [("corpora", str(len(found))), *_facts(records, results)],
+        "untrained": "",
         "troubles": absent + _troubles(records),
         "cards": _cards(results, records),
         "pages": [_member_page(name, part) for name, part in found.items()],
@@ -129,11 +131,10 @@ def _facts(records: list[dict[str, Any]], results: dict[str, Any]) -> list[tuple
     return facts + [(name, known[name]) for name in ("device", "commit") if name in known]
 
 
-def _untrained(profile: str) -> list[str]:
-    """Why a corpus that was to be learned from could not be."""
+def _untrained(profile: str) -> str:
+    """Why a corpus with labels could not be learned from."""
     facts = data_dir(profile) / "corpus.json"
-    why = read_json(facts).get("untrained") if facts.exists() else ""
-    return [f"Nothing was trained: {why}."] if why and is_labelled(profile) else []
+    return read_json(facts).get("untrained", "") if facts.exists() and is_labelled(profile) else ""
 
 
 def _troubles(records: list[dict[str, Any]]) -> list[str]:

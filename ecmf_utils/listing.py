@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .findings import Findings
+from .findings import Findings, escaped
 from .paths import EcmfError, show
 
 EXTENSIONS = (
     ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".flv", ".wav", ".flac", ".mp3",
 )  # fmt: skip
+SOUND_ONLY = (".wav", ".flac", ".mp3")
 SILENT = (".txt", ".csv", ".npz", ".md", ".pdf")  # belong to a corpus and need no remark
 # what every adapter gives, then what its corpus has besides
 COLUMNS = (
@@ -26,10 +27,11 @@ ALLOW = "follow_links=true allows it"
 
 
 class Medium(NamedTuple):
-    """A file, and where it leads when it is a link out of the source folder."""
+    """A file, where it leads when it is a link out of the source folder, and whether it leads anywhere."""
 
     path: str
     outside: str = ""
+    dangling: bool = False
 
 
 # ---- places
@@ -45,7 +47,9 @@ def root_of(source: Path | str) -> Path:
     """
     source = Path(source).expanduser()
     if not source.is_dir():
-        raise EcmfError(f"{source}: not a folder; give the folder of the corpus with --set source=DIR")
+        raise EcmfError(f"{escaped(str(source))}: not a folder; give the folder of the corpus with --set source=DIR")
+    if escaped(str(source.resolve())) != str(source.resolve()):
+        raise EcmfError(f"{escaped(str(source.resolve()))}: the name of the folder is not UTF-8; rename it")
     return source.resolve()
 
 
@@ -68,7 +72,7 @@ def inside(root: Path, names: Iterable[str], follow_links: bool) -> Path | None:
 
 def foreign(root: Path, corpus: str, expected: str) -> EcmfError:
     """The error for a folder that has another layout."""
-    there = sorted(os.listdir(root))
+    there = sorted(map(escaped, os.listdir(root)))
     some = f"{', '.join(there[:8])}{f' and {len(there) - 8:,} more' if len(there) > 8 else ''}" or "nothing"
     return EcmfError(f"{show(root)}: not the layout of {corpus}: expected {expected}; found {some}")
 
@@ -105,23 +109,41 @@ def _walk(folder: str, root: Path, found: Findings, follow_links: bool, others: 
     waiting, seen = [folder], {os.path.realpath(folder)}
     while waiting:
         for entry in _entries(waiting.pop()):
-            link = entry.is_symlink()
-            outside = leads_out(entry.path, root) if link and not follow_links else ""
             ending = os.path.splitext(entry.name)[1].lower()
+            dangling = entry.is_symlink() and not os.path.exists(entry.path)
+            outside = _outside(entry, root) if not follow_links and not dangling else ""
             if entry.name.startswith("."):  # macOS leaves ._name beside name
                 others["hidden"] += ending in EXTENSIONS
-            elif entry.is_dir():
-                place = os.path.realpath(entry.path) if link else entry.path
-                if outside:
-                    text = f"{entry.name} leads out of the source folder, to {outside}; {ALLOW}"
-                    found.add("outside_source", Path(folder).name, text)
-                elif place not in seen:  # links may go round in circles
-                    seen.add(place)
+            elif escaped(entry.name) != entry.name:
+                found.add("bad_id", Path(folder).name, f"the name {escaped(entry.name)!r} is not UTF-8; it is not used")
+            elif dangling and ending not in EXTENSIONS:
+                found.add("missing_file", Path(folder).name, nowhere(entry.path))
+            elif not dangling and entry.is_dir():
+                if _is_new(entry, outside, seen, found, Path(folder).name):
                     waiting.append(entry.path)
             elif ending in EXTENSIONS:
-                yield Medium(entry.path, outside)
+                yield Medium(entry.path, outside, dangling)
             else:
                 others[ending or "without ending"] += 1
+
+
+def _outside(entry: os.DirEntry, root: Path) -> str:
+    return leads_out(entry.path, root) if entry.is_symlink() else ""
+
+
+def _is_new(entry: os.DirEntry, outside: str, seen: set[str], found: Findings, where: str) -> bool:
+    """Whether a folder is to be listed: links may lead out, go round in circles or to what was listed."""
+    place = os.path.realpath(entry.path)
+    above = os.path.join(os.path.realpath(os.path.dirname(entry.path)), "")
+    if outside:
+        text = f"{entry.name} leads out of the source folder, to {outside}; {ALLOW}"
+        found.add("outside_source", where, text)
+    elif entry.is_symlink() and above.startswith(os.path.join(place, "")):
+        found.add("ignored_file", where, f"{entry.name} is a link to a folder that it lies in; it is not followed")
+    elif place not in seen:
+        seen.add(place)
+        return True
+    return False
 
 
 def _entries(folder: str) -> list[os.DirEntry]:
@@ -140,14 +162,25 @@ def stem(path: str) -> str:
 def by_name(
     media: Iterable[Medium], found: Findings, where: str, name: Callable[[str], str] = stem
 ) -> dict[str, Medium]:
-    """Media under the name that tables use; of two files with one name the first counts."""
+    """Media under the name that tables use; of two files with one name the first counts, and video before sound."""
     named: dict[str, Medium] = {}
-    for medium in media:
+    for medium in sorted(media, key=lambda medium: is_sound(medium.path)):
         first = named.setdefault(name(medium.path), medium)
         if first is not medium:
             text = f"{_below(medium.path)} has the name of {_below(first.path)}, which counts"
-            found.add("duplicate_media", where, text, clip_id=name(medium.path))
+            code = "ignored_file" if is_sound(medium.path) and not is_sound(first.path) else "duplicate_media"
+            found.add(code, where, text, clip_id=name(medium.path))
     return named
+
+
+def is_sound(path: str) -> bool:
+    """Whether a file is one of sound by its ending."""
+    return path.lower().endswith(SOUND_ONLY)
+
+
+def nowhere(path: str) -> str:
+    """A sentence about a link without a target."""
+    return f"{os.path.basename(path)} is a link that leads nowhere, to {escaped(os.readlink(path))}"
 
 
 def _below(path: str) -> str:
@@ -181,14 +214,16 @@ def attach(
         for name, status in zip(rows["name"], rows["status"], strict=True)
     ]
     new = pd.DataFrame(made, columns=["video", "audio", "failed", "fault", "why"], index=rows.index, dtype=object)
-    faulty = new["why"].notna()
+    faulty = new["fault"].notna()
     lower = {key.lower(): key for key in (*videos, *audios)} if faulty.any() else {}
     for i in rows.index[faulty]:
         name, code, why = rows.at[i, "name"], new.at[i, "fault"], new.at[i, "why"]
-        if code == "missing_file" and wanted is not None:
+        if why is None and wanted is not None:
             why = f"{wanted[i]} is not there" if wanted[i] else "no video is named"
-        elif code == "missing_file" and name.lower() in lower:
-            why += f"; there is {lower[name.lower()]!r}, in other upper and lower case"
+        elif why is None:
+            why = f"there is no media file of the name {name!r}"
+            if name.lower() in lower:
+                why += f"; there is {lower[name.lower()]!r}, in other upper and lower case"
         found.add(code, rows.at[i, "file"], why, row=rows.at[i, "row"], clip_id=name)
         rows.at[i, "detail"] = _at(rows.at[i, "file"], rows.at[i, "row"], why)
         rows.at[i, "problem"] = None if code == "missing_video" else code
@@ -203,12 +238,14 @@ def _files(
     """Video, sound, whether that fails the row, the code of what is wrong, and a sentence about it."""
     video, audio = videos.get(name), audios.get(name)
     for medium in (video, audio):
-        if medium and medium.outside:
+        if medium and (medium.outside or medium.dangling):
+            code = "missing_file" if medium.dangling else "outside_source"
             why = f"{os.path.basename(medium.path)} leads out of the source folder, to {medium.outside}; {ALLOW}"
+            why = nowhere(medium.path) if medium.dangling else why
             failed = "failed" if medium is video or video is None else None
-            return None if failed else video.path, None, failed, "outside_source", why
+            return None if failed else video.path, None, failed, code, why
     if video is None and audio is None:
-        return None, None, "failed", "missing_file", f"there is no media file of the name {name!r}"
+        return None, None, "failed", "missing_file", None
     if video is None:
         return audio.path, audio.path, None, "missing_video", f"{name!r} has sound and no video; the sound is used"
     return video.path, audio and audio.path, None, None, None
@@ -223,7 +260,8 @@ def mark_bad_names(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
     good = rows["name"].map(is_usable)
     for i in rows.index[~good.astype(bool)]:
         name, file, row = rows.at[i, "name"], rows.at[i, "file"], rows.at[i, "row"]
-        why = f"the name {name!r} has a path separator" if isinstance(name, str) else "the name is empty"
+        odd = "a path separator" if set(str(name)) & set("/\\") else "characters that cannot be shown"
+        why = f"the name {name!r} has {odd}" if isinstance(name, str) else "the name is empty"
         found.add("bad_id", file, f"{why}; the row is not used", row=row)
         rows.loc[i, ["clip_id", "status", "problem", "detail"]] = [
             safe_name(name, row), "failed", "bad_id", _at(file, row, why)
@@ -260,5 +298,16 @@ def finish(rows: pd.DataFrame, found: Findings, where: str) -> pd.DataFrame:
         found.add("case_clash", where, f"{names} differ only in upper and lower case; both are kept")
     texts = [name for name in COLUMNS if name != "row"]
     rows[texts] = rows[texts].astype(object).where(rows[texts].notna(), None)
+    _mend_texts(rows, texts, found, where)
     extras = [name for name in rows if name not in (*COLUMNS, "name")]
     return rows[[*COLUMNS, *extras]].reset_index(drop=True)
+
+
+def _mend_texts(rows: pd.DataFrame, names: list[str], found: Findings, where: str) -> None:
+    """Half characters, which no file can hold, are escaped."""
+    for name in names:
+        texts = [text if isinstance(text, str) else "" for text in rows[name]]
+        if escaped(joined := "".join(texts)) != joined:
+            odd = rows.index[[escaped(text) != text for text in texts]]
+            rows.loc[odd, name] = rows.loc[odd, name].map(escaped)
+            found.add("bad_encoding", where, f"{name}: {len(odd):,} values have characters that are none; escaped")

@@ -57,8 +57,9 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
     values = _values(name, scope)
     scope.update(values)
     profile = values.get("profile", TINY)
-    _need_upstream(name, profile, values.get("train_profile", ""))
-    if not values.get("train_profile"):  # else it is a detour that replaces none of the outputs
+    elsewhere = pipeline.trained_elsewhere(values)
+    _need_upstream(name, profile, elsewhere)
+    if not elsewhere:  # else it is a detour that replaces none of the outputs
         made = {"parameters": values, "fingerprint": fingerprint(name)}
         write_json(made_path(name, profile), made)
     seed_everything(values.get("seed", 0))

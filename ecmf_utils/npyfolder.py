@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from io import BytesIO
@@ -20,6 +21,7 @@ from .vectors import TYPES
 LEVEL_OF = {"utt": "utterance", "fra": "frame"}  # the end of a folder's name
 MAGIC = b"\x93NUMPY"
 NPY_READERS = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+BROKEN = 0  # a link that leads nowhere or in a circle, or something that may not be looked at
 LONGEST_HEADER = 10_000  # bytes; numpy's own limit against headers made to hurt
 
 
@@ -65,6 +67,7 @@ def set_name(name: str) -> str:
 def _scan(folder: Path, found: Findings) -> dict[str, Path]:
     """Name of a clip to its file or folder, in the order of the names."""
     entries: dict[str, Path] = {}
+    folders: set[str] = set()
     try:
         there = sorted(folder.iterdir())
     except OSError as error:
@@ -72,19 +75,32 @@ def _scan(folder: Path, found: Findings) -> dict[str, Path]:
             f"{show(folder)}: cannot be listed ({error.strerror}); give a folder that you may read"
         ) from error
     for path in there:
-        name = path.name if path.is_dir() else path.stem
+        kind = _kind(path)
+        name = path.name if kind == stat.S_IFDIR else path.stem
         if path.name.startswith("."):
             continue
-        if not path.is_dir() and path.suffix.lower() != ".npy":
+        if kind != stat.S_IFDIR and path.suffix.lower() != ".npy":
             found.add("ignored_file", folder, f"{path.name} is not an .npy file; it was not opened")
+        elif kind not in (stat.S_IFDIR, stat.S_IFREG, BROKEN):
+            found.add("ignored_file", folder, f"{path.name} is a pipe or a device, not a file; it was not opened")
         elif name in entries:
             found.add("duplicate_id", folder, f"{path.name}: {entries[name].name} has the same name and counts")
         else:
             entries[name] = path
-    sets = [name for name, path in entries.items() if path.is_dir() and set_name(name) != name]
+            folders |= {name} if kind == stat.S_IFDIR else set()
+    sets = [name for name in entries if name in folders and set_name(name) != name]
     if sets:
-        raise EcmfError(f"{show(folder)}: holds several sets of features; give one of them, such as {sets[0]}")
+        several = "several sets" if len(sets) > 1 else "a set"
+        raise EcmfError(f"{show(folder)}: holds {several} of features; give {folder.name}/{sets[0]}")
     return entries
+
+
+def _kind(path: Path) -> int:
+    """File, folder or something else; a link counts as what it leads to."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except OSError:
+        return BROKEN
 
 
 def _level(name: str, peeks: list[Peek]) -> str:
@@ -100,12 +116,25 @@ def _is_one(shape: tuple[int, ...]) -> bool:
     return len(shape) == 1 or shape[0] == 1
 
 
+def save(path: Path, values: np.ndarray) -> None:
+    """Write an array as the toolkit does."""
+    with open(path, "wb") as file:  # np.save would add an ending to a temporary name
+        np.save(file, values)
+
+
+def holds(path: Path, values: np.ndarray) -> bool:
+    """Whether a file is byte by byte what `save` would write."""
+    file = BytesIO()
+    np.save(file, values)
+    return path.is_file() and path.stat().st_size == file.tell() and path.read_bytes() == file.getvalue()
+
+
 # ---- headers
 
 
 def _peek(folder: Path, path: Path) -> tuple[str, Peek | Fault]:
     """What changes with the file or folder of a clip, and what its header says."""
-    label, framed = f"{folder.name}/{path.name}", path.is_dir()
+    label, framed = f"{folder.name}/{path.name}", _kind(path) == stat.S_IFDIR
     try:
         files = sorted(path.glob("*.npy"), key=_natural) if framed else [path]
         if any(_leaves(one, folder) for one in (path, *files)):
@@ -113,12 +142,15 @@ def _peek(folder: Path, path: Path) -> tuple[str, Peek | Fault]:
         if not files:
             return "empty", Fault("no_features", f"{label}: a folder without .npy files")
         stats = [file.stat() for file in files]
+        if odd := [file for file, facts in zip(files, stats, strict=True) if not stat.S_ISREG(facts.st_mode)]:
+            return "unreadable", Fault("unreadable", f"{label}: {odd[0].name} is not a file; it was not opened")
         head = _header(files[0], stats[0].st_size, f"{label}/{files[0].name}" if framed else label)
-    except OSError as error:
-        return "unreadable", Fault("unreadable", f"{label}: {error.strerror or error}")
+    except (OSError, RuntimeError) as error:  # pathlib raises the latter for a link in a circle
+        why = error.strerror if isinstance(error, OSError) else "a link that leads in a circle"
+        return "unreadable", Fault("unreadable", f"{label}: {why or error}")
     if framed and isinstance(head, Peek):
         head = Peek(head.dtype, (len(files), head.shape[-1]), tuple(files), True)
-    return digest([(stat.st_size, stat.st_mtime_ns) for stat in stats]), head
+    return digest([(facts.st_size, facts.st_mtime_ns) for facts in stats]), head
 
 
 def _leaves(path: Path, folder: Path) -> bool:

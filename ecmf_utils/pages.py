@@ -136,7 +136,7 @@ def _about_page(
         "css": css(),
         "code_css": markup.code_css(),
         "facts": [("profile", profile), ("notebook", name), *run_facts(run)],
-        "synthetic": synthetic(profile),
+        "synthetic": None if given.get("clip") else synthetic(profile),  # a clip of the user's is real
         "toc": re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', markup.markdown(prose)),
         "parameters": rows,
         "changed": sum(row["changed"] for row in rows),

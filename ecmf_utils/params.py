@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from .cells import (
     notebooks_dir,
     unknown,
 )
-from .paths import EcmfError, data_dir, read_json, show, slug, write_json
+from .paths import EcmfError, data_dir, digest, read_json, show, slug, write_json
 
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 BRANCHES = ("scene", "face", "audio", "text", "context")
@@ -151,6 +151,9 @@ def _notebook(name: Any, where: str) -> str:
 
 
 def _check_names(profile: dict[str, Any], where: str) -> None:
+    for branch in profile["features"]:
+        if branch not in profile["branches"]:
+            raise unknown("branch", str(branch), profile["branches"], f"{where}: features")
     for nb, settings in profile["notebooks"].items():
         known = declared(nb)
         for name in settings:
@@ -246,7 +249,7 @@ def prepare(profile: str, sets: Sequence[str] = ()) -> tuple[str, list[str]]:
         raise EcmfError("profile folder: say which clips: --set source=DIR")
     if not Path(said["source"]).is_dir():
         raise EcmfError(f"--set source={said['source']}: no such folder")
-    name = f"{NAMED_BY_SOURCE}-{slug(Path(said['source']).name)}"
+    name = f"{NAMED_BY_SOURCE}-{_short_name(Path(said['source']).resolve().name)}"
     content: dict[str, Any] = {"extends": NAMED_BY_SOURCE, "all": {}}
     for key in said.keys() & ABOUT_CORPUS.keys():
         value = coerce(said[key], Parameter(key, ABOUT_CORPUS[key], None), "--set")
@@ -257,14 +260,27 @@ def prepare(profile: str, sets: Sequence[str] = ()) -> tuple[str, list[str]]:
     return name, [text for text in sets if text.partition("=")[0] not in ABOUT_CORPUS]
 
 
+def _short_name(folder: str) -> str:
+    """A folder's name as part of a profile's; what no file system safely takes becomes a digest."""
+    safe = slug(folder)
+    return safe if folder.isascii() else f"{safe}-{digest(folder)[:6]}".removeprefix("unnamed-")
+
+
 def _remembered(profile: str, sets: Sequence[str]) -> list[str]:
     """Where the corpus of a profile lay the last time, unless it is said anew."""
     written = data_dir(profile) / "source.json"
     known = read_json(written) if written.exists() else {}
-    said = {s.name: s.value for s in parse_sets(sets) if s.notebook is None and s.name in PATHS}
-    if said and said != known and profile in profile_names():
-        write_json(written, said)
+    said = {s.name for s in parse_sets(sets) if s.notebook in (None, START) and s.name in PATHS}
     return [] if said else [f"{START}.{key}={value}" for key, value in known.items()]
+
+
+def remember(profile: str, settings: Mapping[str, Any]) -> None:
+    """Note where a corpus lies that could be read, if that is not what its profile says."""
+    usual = resolve(START, profile)
+    said = {key: settings[key] for key in PATHS if settings[key] != usual[key]}
+    written = data_dir(profile) / "source.json"
+    if said and (not written.exists() or read_json(written) != said):
+        write_json(written, said)
 
 
 def _absolute(text: str) -> str:

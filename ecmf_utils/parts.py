@@ -53,6 +53,8 @@ def read_layout(layout: Layout, source: Path, found: Findings, encoding: str, fo
     found.add("layout", root.name, f"{layout.corpus}, names and labels from {', '.join(files)}")
     rows = _once(pd.concat(named, ignore_index=True), found)
     rows = pd.concat([rows, *_unnamed(media, set(rows["name"]), root, found)], ignore_index=True)
+    if n := len(audios.keys() - set(rows["name"])):
+        found.add("unlisted_media", layout.audios[0], f"{n:,} sound files without a video or a row; they are not used")
     rows = attach(rows.astype(object).where(rows.notna(), None), videos, audios, found)
     _note_sound(rows, audios, layout, found)
     rows = _with_texts(rows, layout, root, found, encoding, follow_links)

@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def write_atomic(path: Path | str, write: Callable[[Path], Any]) -> Path:
             "free space or choose a writable folder, then run the same command again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # would hide what went wrong above
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .cells import unknown
 from .params import START, load_profile
@@ -176,6 +178,16 @@ def missing(nb: str, profile: str) -> list[str]:
     ]
 
 
+def trained_elsewhere(values: Mapping[str, Any]) -> str:
+    """The profile whose clips a run learns or learned from, where that is not its own; else empty.
+
+    Such a run is a detour: it has pages of its own and replaces nothing that the pipeline reads.
+    """
+    if values.get("train_profile"):
+        return str(values["train_profile"])
+    return str(values.get("run_name", "")).partition("-from-")[2]
+
+
 def require(nb: str, profile: str, train_profile: str = "") -> None:
     """Raise an EcmfError that names the command to run when an earlier notebook has not run.
 
@@ -183,7 +195,7 @@ def require(nb: str, profile: str, train_profile: str = "") -> None:
     """
     if train_profile:
         load_profile(train_profile)
-        require(nb, train_profile)
+        require("50_train_fusion", train_profile)
     branches = [START, *branch_notebooks(profile).values()]
     for name in missing(nb, profile):
         if train_profile and name not in branches:

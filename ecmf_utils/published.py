@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .findings import Findings
+from .findings import QUOTE, Findings
 from .paths import EcmfError, show
 
 
@@ -83,12 +83,17 @@ def checked(values: np.ndarray, file: str, dtype: str, dim: int) -> Found:
     return Fault("not_finite", f"{file}: numbers beyond the range of float32" if huge else f"{file}: NaN or infinite")
 
 
+def short(name: str) -> str:
+    """As much of a foreign name as a line shows."""
+    return name if len(name) <= QUOTE else f"{name[: QUOTE - 1]}…"
+
+
 def match(names: Iterable[str], clip_ids: set[str], where: Path, found: Findings) -> list[str]:
     """The names that are clips; the others are findings, and none at all is an error."""
     names = list(names)
     known = [name for name in names if name in clip_ids]
     if not known:
-        there = f"the first name is {min(names)!r}" if names else "it is empty"
+        there = f"the first name is {short(min(names))!r}" if names else "it is empty"
         wanted = f"the first clip is {min(clip_ids)!r}" if clip_ids else "the corpus has no clips"
         raise EcmfError(f"{show(where)}: no name in it is a clip of this corpus: {there}, {wanted}")
     folded = {clip_id.casefold(): clip_id for clip_id in clip_ids}
@@ -96,5 +101,5 @@ def match(names: Iterable[str], clip_ids: set[str], where: Path, found: Findings
         if name not in clip_ids:
             other = folded.get(name.casefold())
             hint = f"; clip {other!r} differs only in upper and lower case" if other else ""
-            found.add("unlisted_features", where, f"features of {name!r}, which is not a clip of this corpus{hint}")
+            found.add("unlisted_features", where, f"features of {short(name)!r}, which is not a clip of this corpus{hint}")
     return known

@@ -60,11 +60,23 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     profile, sets = params.prepare(profile, sets)
     values = params.resolve(nb, profile, sets)
     if profile != notebook.TINY:
-        pipeline.require(nb, profile, values.get("train_profile", ""))
+        _check_branch(nb, profile)
+        pipeline.require(nb, profile, pipeline.trained_elsewhere(values))
     follow_parent()
     key = shard_key(values)
     with _alone(nb, profile, key):
         return Run(nb, profile, values, key).execute()
+
+
+def _check_branch(nb: str, profile: str) -> None:
+    """Refuse to extract a branch that the profile does not have, or has imported."""
+    step = pipeline.STEPS.get(nb)
+    makers = pipeline.branch_notebooks(profile)
+    if step and step.branch and step.branch not in makers:
+        raise EcmfError(
+            f"{nb} is not run by profile {profile}: the branches that it extracts are "
+            f"{', '.join(makers) or 'none, all are imported'}"
+        )
 
 
 @contextmanager
@@ -122,7 +134,7 @@ class Run:
     def _publish(self) -> None:
         from . import report
 
-        detour = self.values.get("train_profile")
+        detour = pipeline.trained_elsewhere(self.values)
         for path in [] if detour else pipeline.writes(self.nb, self.profile):
             if not path.exists():
                 raise EcmfError(f"ended without writing {show(path)}")
@@ -195,8 +207,8 @@ def children_mb() -> float:
 
 def shard_key(values: dict[str, Any]) -> str:
     """What tells the runs of one notebook apart: its shard, or whose clips it was trained on."""
-    if values.get("train_profile"):
-        return f"--from-{values['train_profile']}"
+    if elsewhere := pipeline.trained_elsewhere(values):
+        return f"--from-{elsewhere}"
     total = values.get("n_shards") or 1
     return f"--{values.get('shard', 0):02d}-of-{total:02d}" if total > 1 else ""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, features, labelset, metrics, training
+from . import corpus, cross, features, labelset, metrics, training
 from .paths import EcmfError, data_dir, read_parquet, write_json
 
 PSEUDO = -2  # fold of clips that may join every training set and are never scored
@@ -40,6 +40,7 @@ class Problem:
     train_clips: pd.DataFrame
     train_profile: str = ""
     label_map: dict[str, str | None] = field(default_factory=dict)
+    in_both: int = 0  # clips of `train_profile` that are clips of the tested corpus too, left out
 
     def table(self) -> pd.DataFrame:
         """How many clips have each branch, by role."""
@@ -58,6 +59,13 @@ class Problem:
             "test clips": int((self.test_y >= 0).sum()),
         }
         return pd.DataFrame(rows | {"all": total}).T
+
+    def origin(self) -> str:
+        """One line on whose clips are learned from."""
+        if not self.train_profile:
+            return "trained on this corpus's own training clips"
+        left = f"; {self.in_both} of its clips are in both and were left out" if self.in_both else ""
+        return f"trained on {self.train_profile}, tested on every clip of this corpus{left}"
 
     def label_table(self) -> pd.DataFrame:
         """What each label of the training corpus counts as, and how many labelled clips have it."""
@@ -96,16 +104,22 @@ def load_problem(
         A label outside the label set, or branches that the two profiles encode differently.
     """
     source = train_profile or profile
+    if train_profile == profile:
+        raise EcmfError(f"train_profile={train_profile}: expected another profile than the one that is tested")
     if train_profile:
-        _same_recipes(profile, train_profile, branches)
+        cross.same_recipes(profile, train_profile, branches)
     clips = corpus.read_clips(profile).set_index("clip_id")
     train = corpus.read_clips(source).set_index("clip_id") if train_profile else clips
     becomes = labelset.becomes(source, train, labels, label_map or {})
     folds = corpus.read_folds(source).set_index("clip_id")["fold"]
     folds = folds[train["label"].reindex(folds.index).map(becomes).notna()]
+    known = cross.in_both(train, clips) if train_profile else set()
+    folds = folds[~folds.index.isin(known)]
+    if not len(folds):
+        raise EcmfError(f"no training clip of {source} is left: {len(known)} are clips of {profile} too")
     code = {label: i for i, label in enumerate(labels)}
     refined = _read_refined(source, becomes) if trained_on == "refined" else None
-    extra = _pseudo_ids(refined, train) if refined is not None else []
+    extra = [i for i in _pseudo_ids(refined, train) if i not in known] if refined is not None else []
     ids = [*folds.index, *extra]
     given = train["label"].reindex(folds.index).map(becomes).map(code).to_numpy(int)
     fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), PSEUDO)])
@@ -129,17 +143,8 @@ def load_problem(
         train,
         train_profile,
         becomes,
+        len(known),
     )
-
-
-def _same_recipes(profile: str, train_profile: str, branches: Sequence[str]) -> None:
-    for branch in branches:
-        here, there = (features.selected(name, branch) for name in (profile, train_profile))
-        if here["recipe_hash"] != there["recipe_hash"]:
-            raise EcmfError(
-                f"branch {branch}: {profile} has {here['slug']} and {train_profile} has {there['slug']}, "
-                "or another recipe of it; extract both with the same parameters"
-            )
 
 
 def _held_out(clips: pd.DataFrame, code: dict[str, int], cross: bool) -> tuple[pd.DataFrame, np.ndarray]:

@@ -32,6 +32,7 @@ def curves(history: pd.DataFrame) -> Figure:
     loss.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     score.set(xlabel="epoch", ylabel="weighted F1 (inner held-out)")
     loss.set_ylim(bottom=0)
+    score.set_ylim(max(0, score.get_ylim()[0]), min(1, score.get_ylim()[1]))  # a spread may leave 0 to 1
     return figure
 
 
@@ -81,11 +82,13 @@ def scores_forest(
     order = list(table.groupby("model")["weighted_f1"].max().sort_values(ascending=False).index)
     groups = list(dict.fromkeys(table["group"]))
     palette = dict(zip(groups, sns.color_palette("colorblind", len(groups)).as_hex(), strict=True))
+    own = table.groupby("model")["group"].agg(lambda names: [g for g in groups if g in set(names)])
     step = 0.62 / max(1, len(groups))
     height = 0.85 + len(order) * max(0.27, 0.16 * len(groups)) + 0.2 * (len(groups) > 1)
     figure, (ax,) = picture(height=height, alt=f"{metric} with 95 % interval per model")
     for row in table.itertuples():
-        offset = (groups.index(row.group) - (len(groups) - 1) / 2) * step
+        beside = own[row.model]  # a model of one group stands on its line
+        offset = (beside.index(row.group) - (len(beside) - 1) / 2) * step
         at = order.index(row.model) + offset
         colour = palette[row.group] if len(groups) > 1 else ACCENT
         ax.plot(

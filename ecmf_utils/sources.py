@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +14,17 @@ from .charset import check_encoding
 from .corpus import SPLITS
 from .findings import Findings
 from .listing import (
+    ALLOW,
     EXTENSIONS,
     Medium,
     attach,
     by_name,
     finish,
+    is_sound,
     leads_out,
     list_media,
     mark_bad_names,
+    nowhere,
     root_of,
     safe_name,
     stem,
@@ -28,7 +32,6 @@ from .listing import (
 from .paths import ROOT, EcmfError, show
 from .tables import read_table, require
 
-SOUND_ONLY = (".wav", ".flac", ".mp3")
 MANIFEST_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker")
 
 
@@ -65,19 +68,45 @@ def scan_folder(
     media = list_media(root, root, found, follow_links)
     if not media:
         raise EcmfError(f"{show(root)}: no media file in it; expected one of {' '.join(EXTENSIONS)}")
-    names = [_clip_id(os.path.relpath(medium.path, root)) for medium in media]
-    plain = pd.Series([os.path.splitext(name)[0] for name in names])
-    ids = plain.where(~plain.duplicated(keep=False), names)
+    media = _without_sound_beside(media, found, root.name)
+    ids = _clip_ids([os.path.relpath(medium.path, root) for medium in media], found, root.name)
     rows = pd.DataFrame({"name": ids, "file": root.name, "row": None, "split": "unlabelled"}, dtype=object)
     first = [os.path.relpath(medium.path, root).split(os.sep) for medium in media]
     rows["group"] = [parts[0] if len(parts) > 1 else name for parts, name in zip(first, ids, strict=True)]
     rows = attach(rows, dict(zip(ids, media, strict=True)), {}, found)
-    words = _sidecars([medium.path for medium in media], encoding)
+    words = _sidecars([medium.path for medium in media], encoding, found, root, follow_links)
     rows["text"] = [text for text, _ in words]
     rows["problem"] = rows["problem"].where(rows["problem"].notna(), pd.Series([p for _, p in words], dtype=object))
     if n := sum(problem is not None for _, problem in words):
         found.add("bad_encoding", root.name, f"{n:,} transcripts are not UTF-8 and are left out; say encoding=NAME")
     return finish(rows, found, root.name)
+
+
+def _without_sound_beside(media: list[Medium], found: Findings, where: str) -> list[Medium]:
+    """Media without the sound files that lie beside a video of the same name."""
+    videos = {os.path.splitext(medium.path)[0] for medium in media if not is_sound(medium.path)}
+    beside = {medium for medium in media if is_sound(medium.path) and os.path.splitext(medium.path)[0] in videos}
+    if beside:
+        text = f"{len(beside):,} sound files beside a video of the same name, whose own sound counts"
+        found.add("ignored_file", where, text)
+    return [medium for medium in media if medium not in beside]
+
+
+def _clip_ids(relative: list[str], found: Findings, where: str) -> pd.Series:
+    """A name for each file: its path without ending, with it where two differ in nothing else, or numbered."""
+    names = [_clip_id(path) for path in relative]
+    plain = pd.Series([os.path.splitext(name)[0] for name in names], dtype=object)
+    wanted = plain.where(~plain.duplicated(keep=False), names)
+    ids, used = [], set(wanted)
+    for path, name, again in zip(relative, wanted, wanted.duplicated(), strict=True):
+        if again:
+            fresh = next(new for i in count(2) if (new := f"{name} ({i})") not in used)
+            text = f"{path!r} would be named {name!r} as another file is; it is kept as {fresh!r}"
+            found.add("duplicate_media", where, text, clip_id=fresh)
+            name = fresh
+        used.add(name)
+        ids.append(name)
+    return pd.Series(ids, dtype=object)
 
 
 def _clip_id(relative: str) -> str:
@@ -87,17 +116,34 @@ def _clip_id(relative: str) -> str:
 
 def sidecar_text(video: Path) -> str | None:
     """The transcript in `<name>.txt` beside a clip, None where there is none or it is not UTF-8."""
-    return _sidecar(video.with_suffix(".txt"), "")[0] if video.with_suffix(".txt").exists() else None
+    return _sidecar(video.with_suffix(".txt"), "")[0] if video.with_suffix(".txt").is_file() else None
 
 
-def _sidecars(videos: list[str], encoding: str) -> list[tuple[str | None, str | None]]:
+def _sidecars(
+    videos: list[str], encoding: str, found: Findings, root: Path, follow_links: bool
+) -> list[tuple[str | None, str | None]]:
     """Transcript and problem of each clip; each folder is listed once."""
     names = {folder: set(os.listdir(folder)) for folder in {os.path.dirname(video) for video in videos}}
     made = []
     for video in videos:
-        path = Path(video).with_suffix(".txt")
-        made.append(_sidecar(path, encoding) if path.name in names[os.path.dirname(video)] else (None, None))
+        path = Path(os.path.splitext(video)[0] + ".txt")
+        there = path.name in names[os.path.dirname(video)]
+        if there and (fault := _sidecar_fault(path, root, follow_links)):
+            found.add(*fault)
+            there = False
+        made.append(_sidecar(path, encoding) if there else (None, None))
     return made
+
+
+def _sidecar_fault(path: Path, root: Path, follow_links: bool) -> tuple[str, str, str] | None:
+    """The finding about a transcript that may not or cannot be read."""
+    if path.is_symlink() and not path.exists():
+        return "no_transcript", root.name, nowhere(str(path))
+    if not follow_links and (target := leads_out(path, root)) and not leads_out(path.parent, root):
+        return "outside_source", root.name, f"{path.name} leads out of the source folder, to {target}; {ALLOW}"
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return "no_transcript", root.name, f"{path.name} is no file that can be read; its clip has no transcript"
+    return None
 
 
 def _sidecar(path: Path, encoding: str) -> tuple[str | None, str | None]:
@@ -154,6 +200,8 @@ def read_manifest(
     path = Path(path).expanduser()
     base = root_of(source) if str(source) else path.parent
     table = read_table(path, found, columns=columns, encoding=encoding, what="manifest")
+    if not len(table):
+        raise EcmfError(f"{show(path)}: there is no row below the header; give one row for each clip")
     found = Findings() if found is None else found
     if "clip_id" not in table and "video" not in table:
         require(table, ("clip_id", "video"), path)
@@ -164,6 +212,7 @@ def read_manifest(
         good = mark_bad_names(rows[first], found)
     elif by_path:
         good = attach(rows[first], *_named(rows[first], base, follow_links), found, rows["video"])
+        good = _note_sound(good, rows["audio"], base, found)
     else:
         good = _found_by_name(rows[first], base, found, follow_links)
     rows = pd.concat([good, _again(rows[~first], rows, path.name, found)]).sort_index(kind="stable")
@@ -223,29 +272,49 @@ def _on_disk(path: str, root: str, follow_links: bool, folders: dict[str, _Folde
     folder, name = os.path.split(path)
     if folder not in folders:
         folders[folder] = _listed(os.path.normpath(folder), root)
-    place, linked, links = folders[folder]
+    place, within, linked, links = folders[folder]
     if name not in links:
         return None
     path = os.path.join(place, name)
-    return Medium(path, leads_out(path, Path(root)) if not follow_links and (linked or links[name]) else "")
+    if links[name] and not os.path.exists(path):
+        return Medium(path, dangling=True)
+    asks = within and not follow_links and (linked or links[name])
+    return Medium(path, leads_out(path, Path(root)) if asks else "")
+
+
+def _note_sound(rows: pd.DataFrame, wanted: pd.Series, base: Path, found: Findings) -> pd.DataFrame:
+    """Tell of each sound file that a row names and that is not there; the sound of the video is used."""
+    lost = rows["status"].isna() & rows["video"].notna() & rows["audio"].isna() & rows["problem"].isna()
+    for i in rows.index[lost & wanted.reindex(rows.index).notna()]:
+        fate = "is a folder" if (base / wanted[i]).is_dir() else "is not there"
+        why = f"{wanted[i]} {fate}; the sound of the video is used"
+        found.add("missing_file", rows.at[i, "file"], why, row=rows.at[i, "row"], clip_id=rows.at[i, "clip_id"])
+        rows.at[i, "problem"] = "missing_file"
+        rows.at[i, "detail"] = f"{rows.at[i, 'file']} row {rows.at[i, 'row']:,}: {why}"
+    return rows
 
 
 class _Folder(NamedTuple):
-    """A folder listed once: where, whether a link leads to it, and which of its files are links."""
+    """A folder listed once: where, whether it is in the source, by a link, and which of its files are links."""
 
     place: str
+    within: bool
     linked: bool
     links: dict[str, bool]
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    return not (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir())
 
 
 def _listed(folder: str, root: str) -> _Folder:
     within = folder == root or folder.startswith(os.path.join(root, ""))  # what is named as outside is meant
     try:
         with os.scandir(folder) as entries:
-            links = {entry.name: within and entry.is_symlink() for entry in entries}
+            links = {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
     except OSError:
         links = {}
-    return _Folder(folder, within and os.path.realpath(folder) != folder, links)
+    return _Folder(folder, within, within and os.path.realpath(folder) != folder, links)
 
 
 def _found_by_name(rows: pd.DataFrame, base: Path, found: Findings, follow_links: bool) -> pd.DataFrame:
@@ -253,7 +322,7 @@ def _found_by_name(rows: pd.DataFrame, base: Path, found: Findings, follow_links
     root = base.resolve()
     media = list_media(root, root, found, follow_links)
     whole = {os.path.basename(medium.path): medium for medium in media}
-    sound = {medium for medium in media if medium.path.lower().endswith(SOUND_ONLY)}
+    sound = {medium for medium in media if is_sound(medium.path)}
     videos = by_name([medium for medium in media if medium not in sound], found, root.name)
     audios = by_name(sorted(sound), found, root.name)
     exact = {name: whole[name] for name in rows["name"].dropna() if name in whole}

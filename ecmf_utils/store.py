@@ -45,15 +45,25 @@ class Store:
 
     def kept(self, rows: list[dict[str, Any]], retry_failed: bool) -> dict[str, tuple[Path, int]]:
         """Where the rows that may be used again are: clip to file and position in it."""
+        stored = self._stored(rows)
+        return {one: place for one, place, status in stored if status != "failed" or not retry_failed}
+
+    def any_ok(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether any of these rows has a vector so far."""
+        return any(status == "ok" for _, _, status in self._stored(rows))
+
+    def _stored(self, rows: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[Path, int], str]]:
+        """Clip, place and status of what was computed from the same content by the same recipe."""
         hashes = {str(row["clip_id"]): str(row.get("content_hash")) for row in rows}
-        found = {}
         for path in [*self.folder.glob("*.parquet"), *self.folder.glob(".parts-*/*.parquet")]:
             for position, row in enumerate(_keys(path)):
                 same = hashes.get(row["clip_id"]) == row["content_hash"]
-                usable = row["status"] != "failed" or not retry_failed
-                if same and usable and row["recipe_hash"] == self.key:
-                    found[row["clip_id"]] = (path, position)
-        return found
+                if same and row["recipe_hash"] == self.key:
+                    yield row["clip_id"], (path, position), row["status"]
+
+    def drop_parts(self) -> None:
+        """Forget what was written since the last `merge`."""
+        shutil.rmtree(self.parts, ignore_errors=True)
 
     def write_part(self, results: list[dict[str, Any]]) -> None:
         """Keep the results of some clips, so that a kill from now on does not lose them."""
@@ -81,7 +91,7 @@ class Store:
         keys = pa.concat_tables(tables).take(pa.array(order))
         lengths = np.concatenate([np.empty(0, int), *(one.lengths for one in found)])[order]
         paths.write_atomic(self.path, lambda tmp: self._write(tmp, keys, lengths, found, order))
-        shutil.rmtree(self.parts, ignore_errors=True)
+        self.drop_parts()
         self._tidy()
 
     def _write(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from .findings import Findings
 from .paths import EcmfError, digest, show
-from .published import Fault, Found, Published, checked, float_of, majority, match
+from .published import Fault, Found, Published, checked, float_of, majority, match, short
 
 ID_COLUMNS = ("clip_id", "name", "id", "filename")
 VECTOR_COLUMNS = ("vector", "vectors", "embedding", "embeddings", "feature", "features")
@@ -25,6 +26,7 @@ NOT_FEATURES = {"label", "split", "fold", "group", "speaker", "dialogue", "index
 ROWS_AT_A_TIME = {"utterance": 1024, "frame": 64}
 SAMPLE_ROWS = 100  # of a CSV, to tell columns of numbers from columns of text
 DELIMITERS = ",;\t"
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*")
 
 
 def parquet(path: Path, clip_ids: set[str], found: Findings, id_column: str) -> Published:
@@ -48,7 +50,7 @@ def parquet(path: Path, clip_ids: set[str], found: Findings, id_column: str) -> 
     else:
         used, level = [field.name for field in fields if field.name != key and _is_feature(field)], "utterance"
         dtype, dim = _common(path, [fields.field(name).type for name in used]), len(used)
-    _tell(path, found, level, dtype, dim, [n for n in fields.names if n not in (key, *used)], len(known))
+    _tell(path, found, level, dtype, dim, [short(n) for n in fields.names if n not in (key, *used)], len(known))
     read = partial(_read_parquet, path=path, used=used, rows=rows, level=level, dtype=dtype, dim=dim)
     return Published(path.name, path.stem, level, dtype, dim, _stamps(path, known), read)
 
@@ -61,9 +63,9 @@ def csv_table(path: Path, clip_ids: set[str], found: Findings, id_column: str) -
     key = names.index(_id_column(path, names, id_column))
     cells = {i: [row[i] for row in sample if i < len(row)] for i in range(len(names)) if i != key}
     used = [i for i in cells if _is_number_column(names[i], cells[i])]
+    unused = [_with_comma(names[i], cells[i]) for i in cells if i not in used]
     if not used:
-        raise EcmfError(f"{show(path)}: no column of numbers; found {_some(names)}")
-    unused = [name for i, name in enumerate(names) if i not in (key, *used)]
+        raise EcmfError(f"{show(path)}: no column of numbers; found {_some([short(names[key]), *unused])}")
     _tell(path, found, "utterance", "float64", len(used), unused, len(known))
     lines = {name: rows[name] for name in known}
     read = partial(_read_csv, path=path, key=key, used=used, width=len(names), lines=lines)
@@ -74,19 +76,20 @@ def csv_table(path: Path, clip_ids: set[str], found: Findings, id_column: str) -
 
 
 def _id_column(path: Path, names: list[str], wanted: str) -> str:
+    there = _some([short(name) for name in names])
     if wanted and wanted not in names:
-        raise EcmfError(f"{show(path)}: no column {wanted!r}; found {_some(names)}")
+        raise EcmfError(f"{show(path)}: no column {wanted!r}; found {there}")
     key = wanted or next((name for name in ID_COLUMNS if name in names), "")
     if not key:
         raise EcmfError(
-            f"{show(path)}: no column {', '.join(ID_COLUMNS)}; found {_some(names)}; say which column holds the "
-            "clip names (id_column)"
+            f"{show(path)}: no column {', '.join(ID_COLUMNS)}; found {there}; say which column holds the clip "
+            "names (id_column=..., on the command line --id-column)"
         )
     return key
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(name[:40] for name in names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _first_rows(ids: Iterable[tuple[Any, int]], path: Path, found: Findings, head: int) -> dict[str, int]:
@@ -97,7 +100,7 @@ def _first_rows(ids: Iterable[tuple[Any, int]], path: Path, found: Findings, hea
         if not name:
             found.add("bad_id", path, "no name; the row is not used", row=row + head)
         elif name in rows:
-            text = f"{name!r} occurred in row {rows[name] + head:,} already; the first row counts"
+            text = f"{short(name)!r} occurred in row {rows[name] + head:,} already; the first row counts"
             found.add("duplicate_id", path, text, row=row + head, clip_id=name)
         else:
             rows[name] = row
@@ -213,28 +216,44 @@ def _told(values: np.ndarray | None, label: str, dtype: str, dim: int) -> Found:
 # ---- CSV
 
 
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line and cells of each row, the header first; empty lines are passed over."""
+class Record(NamedTuple):
+    """A line of a table; `stray` where a quotation mark in it is not closed."""
+
+    line: int
+    cells: list[str]
+    stray: bool
+
+
+def _records(path: Path) -> Iterator[Record]:
+    """The lines that are not empty, the header first. A cell ends with its line, whatever its quotation marks."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             head = file.readline()
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(DELIMITERS, key=head.count))
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
+            delimiter = max(DELIMITERS, key=head.count)
+            for number, line in enumerate(file, 1):
+                if line.strip(delimiter + " \t\r\n"):
+                    yield Record(number, *_cells(line.rstrip("\r\n"), delimiter))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise EcmfError(f"{show(path)}: not a CSV table in UTF-8 ({error}); save it as one") from error
+
+
+def _cells(line: str, delimiter: str) -> tuple[list[str], bool]:
+    reader = csv.reader([line, ""], delimiter=delimiter)
+    cells = next(reader)
+    if reader.line_num == 1:
+        return cells, False
+    return [cell.strip().strip('"') for cell in line.split(delimiter)], True  # the quotation went beyond the line
 
 
 def _scan(path: Path, id_column: str) -> tuple[list[str], list[list[str]], list[tuple[str, int]]]:
     """The header, some rows, and the name and line of every row."""
     records = _records(path)
-    names = [name.strip() for name in next(records, (0, []))[1]]
+    names = [name.strip() for name in next(records, Record(0, [], False)).cells]
     if not names:
         raise EcmfError(f"{show(path)}: the file is empty")
     key, sample, ids = names.index(_id_column(path, names, id_column)), [], []
-    for line, cells in records:
+    for line, cells, _ in records:
         sample += [cells] if len(sample) < SAMPLE_ROWS else []
         ids.append((cells[key] if key < len(cells) else "", line))
     return names, sample, ids
@@ -245,6 +264,12 @@ def _is_number_column(name: str, cells: list[str]) -> bool:
     filled = [cell for cell in cells if cell.strip()]
     numbers = sum(_number(cell) is not None for cell in filled)
     return name.lower() not in NOT_FEATURES and 2 * numbers > len(filled)
+
+
+def _with_comma(name: str, cells: list[str]) -> str:
+    """The name of a column that is not used; with an example where its numbers have decimal commas."""
+    example = next((cell.strip()[:20] for cell in cells if DECIMAL_COMMA.fullmatch(cell)), "")
+    return short(name) + (f" (decimal commas: write {example.replace(',', '.')} for {example})" if example else "")
 
 
 def _number(cell: str) -> float | None:
@@ -258,11 +283,13 @@ def _read_csv(
     names: list[str], path: Path, key: int, used: list[int], width: int, lines: dict[str, int]
 ) -> Iterator[tuple[str, Found]]:
     wanted = set(names)
-    for line, cells in _records(path):
+    for line, cells, stray in _records(path):
         name = cells[key].strip() if key < len(cells) else ""
         if name in wanted and lines[name] == line:
             label = f"{path.name} row {line:,} ({name})"
-            if len(cells) != width:
+            if stray:
+                yield name, Fault("stray_quote", f"{label}: a quotation mark is not closed; the row is not used")
+            elif len(cells) != width:
                 yield name, Fault("wrong_dim", f"{label}: {len(cells)} cells, expected {width}")
             else:
                 yield name, _numbers([cells[i] for i in used], label, len(used))

@@ -198,6 +198,9 @@ class Follower:
             print(f"Failed: {', '.join(self.failed)}{because} (log: {log})", file=sys.stderr)
         elif not self.planned and not code:
             print(f"{self.profile}: nothing to do, everything is up to date")
+        why = pipeline.why_untrained(self.profile)
+        if why and not code:
+            print(f"Nothing was trained: {why}")
         print(f"Report: {show(reports_dir(self.profile) / 'index.html')}", flush=True)
         return 1 if code or self.failed else 0
 

@@ -93,7 +93,14 @@ def test_published_features_need_no_clips(tmp_path, home):
         ({"label_map": {"calm": "neutrall"}}, "unknown label 'neutrall'; did you mean neutral?"),
         ({"label_map": {"calm": None, "happy": None, "sad": None}}, "no clip is left, the label_map drops every label"),
         ({"columns": {"label": "emotoin"}}, "emotoin"),
-        ({"merge_leaks": ["words"]}, "words"),
+        ({"merge_leaks": ["words"]}, "unknown kind of leak 'words'"),
+        ({"n_folds": 0}, "n_folds=0: expected a number from 2"),
+        ({"seed": -1}, "seed=-1: expected a number from 0"),
+        ({"n_probe": -1}, "n_probe=-1: expected a number from 0"),
+        ({"columns": {"label": 3}}, "columns: label: expected a name, found 3"),
+        ({"columns": {"lable": "emotion"}}, "unknown name in columns 'lable'; did you mean label?"),
+        ({"features": {"text": 3}}, "features: text: expected a name, found 3"),
+        ({"labels": ["happy", "happy"]}, "labels=.*none twice"),
     ],
 )
 def test_source_that_cannot_be_used_is_refused_in_one_line(settings, line, source, home):
@@ -110,3 +117,24 @@ def test_command_builds_prints_and_remembers_where_the_corpus_lies(source, home,
     assert "12" in told and "Labels by split" in told and "Folds" in told and "clips.parquet" in told
     assert cli.main(["corpus", "folder-source", "--set", "n_folds=2"]) == 0
     assert "Labels by split" in capsys.readouterr().out
+
+
+def test_terminal_names_the_clip_and_the_file_of_each_problem_and_stays_short(source, home):
+    (source / "c3.mp4").write_text("<html>gone</html>")
+    told = building.summary(made_from(source))
+    assert "not_media: clip c3: " in told and "c3.mp4" in told
+    rows = ["file,person,emotion,said"] + [f"c{i % 12},p{i},label{i},words" for i in range(12)]
+    (source / "labels.csv").write_text("\n".join(rows) + "\n")
+    assert len(building.summary(made_from(source)).splitlines()) < 90
+
+
+def test_sample_of_the_media_is_said_to_be_one(source, home):
+    assert "A sample only: the media of 7 of 12 clips were not opened" in building.summary(made_from(source, n_probe=5))
+
+
+def test_source_that_was_refused_is_not_remembered(source, home, tmp_path, monkeypatch):
+    made = build("tiny", source=source, manifest="labels.csv", columns=COLUMNS, labels=LABELS, label_map={"calm": None})
+    assert len(made.clips) == 8 and read_json(data_dir("tiny") / "source.json")["source"] == str(source)
+    with pytest.raises(EcmfError):
+        build("tiny", source=tmp_path / "mistyped")
+    assert read_json(data_dir("tiny") / "source.json")["source"] == str(source)

@@ -20,7 +20,7 @@ FENCE = re.compile(r"^```(.*?)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 MODULE = re.compile(r"([a-z]+)\.py")
 MEMBER = re.compile(r"([a-z]+)\.([A-Za-z_]\w*)(?:\(|$)")
-ENDINGS = {"html", "json", "jsonl", "parquet"}
+ENDINGS = {"csv", "html", "json", "jsonl", "parquet"}
 INSIDE = re.compile(r"(?:docs|notebooks|workflow|tests|ecmf_utils)/[\w./-]+")
 
 

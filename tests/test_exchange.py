@@ -355,7 +355,7 @@ WHOLE = {
         "no name in it is a clip of this corpus: the first name is 'x1', the first clip is 'c0'",
     ),
     "empty folder": (lambda home: folder_of(home, {}), "no name in it is a clip of this corpus: it is empty"),
-    "several sets": (several_sets, "holds several sets of features; give one of them, such as a-UTT"),
+    "several sets": (several_sets, "holds a set of features; give published/a-UTT"),
     "all damaged": (
         lambda home: folder_of(home, {"c0": np.array(["a"])}),
         "none of its features can be used; the first: hubert-UTT/c0.npy: str32; expected float16",

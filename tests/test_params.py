@@ -199,14 +199,19 @@ def test_source_is_meant_from_the_callers_folder(notebooks, home, monkeypatch):
 def test_profile_remembers_where_its_corpus_lies(notebooks, home):
     (home / "clips").mkdir()
     first = f"source={home / 'clips'}"
+    make_notebook(notebooks, "00_start_here", parameters='source: str = ""\nmanifest: str = ""')
     assert params.prepare("tiny", [first])[1] == [first]
+    assert params.prepare("tiny", [])[1] == []  # said, but nothing was read there yet
+    params.remember("tiny", {"source": str(home / "clips"), "manifest": ""})
     assert params.prepare("tiny", ["seed=3"])[1] == [f"00_start_here.{first}", "seed=3"]
     make_notebook(notebooks, "90_benchmark", parameters="seed: int = 0")  # one that knows no source
     assert params.resolve("90", "tiny", params.prepare("tiny", [])[1]) == {"seed": 0}
-    (home / "other").mkdir()
-    second = f"source={home / 'other'}"
-    assert params.prepare("tiny", [second])[1] == [second]
-    assert params.prepare("tiny", [])[1] == [f"00_start_here.{second}"]
+
+
+def test_features_of_a_branch_that_is_none_are_refused(notebooks):
+    profile(notebooks, "p", "branches: [text]\nfeatures: {txet: t.csv}\n")
+    with pytest.raises(EcmfError, match="profile p: features: unknown branch 'txet'; did you mean text?"):
+        params.load_profile("p")
 
 
 def test_label_map_and_features_of_a_profile_reach_the_notebook(notebooks):

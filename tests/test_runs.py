@@ -154,9 +154,12 @@ def other(profile, monkeypatch):
     """A second corpus, `q`: the same vectors under labels of its own, all in the training split."""
     words = {"neutral": "calm", "angry": "angry", "happy": "disgust"}
     clips = profile.reset_index().assign(split="train", label=lambda t: t["shown"].map(words)).drop(columns="shown")
+    clips["content_hash"] = [f"q{i}" for i in range(len(clips))]
+    target = profile.reset_index().drop(columns="shown")
+    corpus.save("p", target.assign(content_hash=[f"p{i}" for i in range(len(target))]), LABELS)
     corpus.save("q", clips, ["calm", "angry", "disgust"])
     paths.write_parquet(corpus.make_folds(clips, 3), data_dir("q") / "folds.parquet")
-    same = {"recipe_hash": "r", "slug": "encoder-a"}
+    same = {"recipe_hash": "r", "slug": "encoder-a", "dim": 3}
     monkeypatch.setattr(runs.features, "selected", lambda *_: same)
     return clips.set_index("clip_id")
 
@@ -186,6 +189,30 @@ def test_label_of_the_other_corpus_that_nobody_mapped_is_named(other):
 
 
 def test_branches_encoded_differently_are_refused(other, monkeypatch):
-    monkeypatch.setattr(runs.features, "selected", lambda name, _: {"recipe_hash": name, "slug": name})
-    with pytest.raises(EcmfError, match="branch face: p has p and q has q"):
+    monkeypatch.setattr(runs.features, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
+    with pytest.raises(EcmfError, match="branch face: p has p of 3 numbers and q has q of 3"):
         runs.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
+
+
+def test_clips_that_both_corpora_have_are_not_learned_from(other):
+    to = {"calm": "neutral", "disgust": "happy"}
+    clips = corpus.read_clips("p")
+    same = clips["content_hash"].where(clips.index >= 10, [f"q{i}" for i in range(len(clips))])
+    corpus.save("p", clips.assign(content_hash=same), LABELS)
+    problem = runs.load_problem("p", BRANCHES, LABELS, "given", "q", to)
+    assert problem.in_both == 10 and not set(problem.data.clip_ids) & {f"c{i}" for i in range(10)}
+    assert "10 of its clips are in both" in problem.origin()
+    corpus.save("p", clips.assign(content_hash=None), LABELS)  # published features alone: the names tell
+    with pytest.raises(EcmfError, match="no training clip of q is left: 84 are clips of p too"):
+        runs.load_problem("p", BRANCHES, LABELS, "given", "q", to)
+
+
+def test_corpus_is_not_tested_on_itself_as_if_it_were_another(other):
+    with pytest.raises(EcmfError, match="another profile than the one that is tested"):
+        runs.load_problem("p", BRANCHES, LABELS, "given", "p")
+
+
+def test_scores_that_are_too_good_out_of_fold_are_doubted():
+    rows = [{"split": "oof", "weighted_f1": 0.99}, {"split": "test", "weighted_f1": 0.76}]
+    assert comparison.doubt(rows).startswith("Do not believe the out-of-fold scores: they are 0.23 above test")
+    assert comparison.doubt([rows[0] | {"weighted_f1": 0.8}, rows[1]]).startswith("Out-of-fold and test agree")
