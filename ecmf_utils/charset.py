@@ -6,7 +6,7 @@ import codecs
 import re
 from pathlib import Path
 
-from .findings import Findings
+from .findings import Findings, escaped
 from .paths import EcmfError, show
 
 SAMPLE_BYTES = 200_000  # enough lines to tell encodings apart
@@ -46,7 +46,7 @@ def read_text(path: Path, found: Findings | None, encoding: str = "", what: str 
         raise EcmfError(f"{show(path)}: cannot be read ({error.strerror}); give a readable CSV file") from None
     if not data:
         raise EcmfError(f"{show(path)}: the file has no bytes; copy it again from its source")
-    text = _decoded(data, path, encoding) if encoding else _detected(data, path, found)
+    text = escaped(_decoded(data, path, encoding)) if encoding else _detected(data, path, found)
     if not text.strip():
         raise EcmfError(f"{show(path)}: not a CSV table (there is nothing but blank space in it)")
     if "\0" in text:

@@ -201,6 +201,7 @@ def speech(said: pd.DataFrame, rates: pd.Series, scripts: pd.Series) -> Figure |
     sns.histplot(spoken, x="rate", hue="script", hue_order=order, palette=colours, multiple="stack", bins=20,
                  legend=False, alpha=1, edgecolor="white", ax=rate)  # fmt: skip
     note = f"{len(spoken):,} measured clips, median {spoken['rate'].median():.1f}"
+    rate.xaxis.set_major_locator(MaxNLocator(5))
     rate.set(xlabel=f"speech rate ({counted} per second of speech)", ylabel="clips", title=note)
     return figure
 

@@ -13,7 +13,7 @@ import pandas as pd
 from . import features, npyfolder, paths, vectors, vectortables
 from .findings import Findings
 from .progress import track
-from .published import Fault, Published, majority
+from .published import UNSAFE, Fault, Published, check_names, unusable
 from .store import Store, slug_of
 
 LAYOUTS = "a folder of .npy files, a .parquet or a .csv table"
@@ -21,9 +21,7 @@ TABLES = {".parquet": vectortables.parquet, ".csv": vectortables.csv_table}
 ENDINGS = {"utterance": "-UTT", "frame": "-FRA"}
 PART_ROWS = 2048  # clips that a kill may cost
 NOT_THERE = "none"  # content hash of a clip without features
-UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 ALLOW = "overwrite=True, on the command line --overwrite"
-LONGEST_NAME = 240  # bytes; file systems allow 255
 
 
 def import_features(
@@ -82,7 +80,7 @@ def import_features(
             first = first or Fault(result["problem"], result["detail"])
     if not store.any_ok(rows):
         store.drop_parts()
-        majority([], Path(path), first)  # raises
+        raise unusable(Path(path), first)
     store.merge(rows)
     selected = features.select(profile, branch, store)
     _tell_absent(features.status_table(profile, [branch]), source, found)
@@ -121,7 +119,7 @@ def export_features(
     chosen = features.selected(profile, branch)
     states = features.status_table(profile, [branch]).drop(columns="branch")
     known = states.loc[states["status"] == "ok", "clip_id"].tolist()
-    _check_names(known, branch)
+    check_names(known, f"features/{branch}")
     folder = _target(Path(out_dir), _public_name(chosen["recipe"]), suffix or ENDINGS[chosen["level"]])
     others = _others(folder, {f"{name}.npy" for name in known})
     if not overwrite:
@@ -279,20 +277,6 @@ def _check_free(folder: Path, others: list[str], arrays: Iterable[tuple[str, np.
             f"{folder}: {len(differ):,} files there hold something else, the first is {differ[0]!r}; give another "
             f"folder, or replace them ({ALLOW})"
         )
-
-
-def _check_names(names: list[str], branch: str) -> None:
-    for name in names:
-        if UNSAFE.search(name) or len(name.encode()) > LONGEST_NAME:
-            raise paths.EcmfError(f"features/{branch}: clip_id {name!r} is not safe as a file name; rename the clip")
-    folded: dict[str, str] = {}
-    for name in names:
-        other = folded.setdefault(name.casefold(), name)
-        if other != name:
-            raise paths.EcmfError(
-                f"features/{branch}: clip_ids {other!r} and {name!r} differ only in upper and lower case; on some "
-                "systems one file would replace the other; rename one of them"
-            )
 
 
 def _others(folder: Path, own: set[str]) -> list[str]:

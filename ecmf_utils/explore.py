@@ -98,6 +98,8 @@ def _sound(sound: np.ndarray) -> dict[str, float]:
     loud, quiet = np.percentile(level, [90, 10])
     overall = 20 * np.log10(np.sqrt((sound**2).mean()) + FLOOR)
     speech = speech_windows(sound).sum() * WINDOW / RATE
+    if overall <= SILENT_DBFS:  # silence has no noise to compare with, and says nothing about speaking
+        return {}
     return {"loudness_dbfs": float(overall), "snr_db": float(loud - quiet), "speech_s": float(speech)}
 
 

@@ -298,16 +298,5 @@ def finish(rows: pd.DataFrame, found: Findings, where: str) -> pd.DataFrame:
         found.add("case_clash", where, f"{names} differ only in upper and lower case; both are kept")
     texts = [name for name in COLUMNS if name != "row"]
     rows[texts] = rows[texts].astype(object).where(rows[texts].notna(), None)
-    _mend_texts(rows, texts, found, where)
     extras = [name for name in rows if name not in (*COLUMNS, "name")]
     return rows[[*COLUMNS, *extras]].reset_index(drop=True)
-
-
-def _mend_texts(rows: pd.DataFrame, names: list[str], found: Findings, where: str) -> None:
-    """Half characters, which no file can hold, are escaped."""
-    for name in names:
-        texts = [text if isinstance(text, str) else "" for text in rows[name]]
-        if escaped(joined := "".join(texts)) != joined:
-            odd = rows.index[[escaped(text) != text for text in texts]]
-            rows.loc[odd, name] = rows.loc[odd, name].map(escaped)
-            found.add("bad_encoding", where, f"{name}: {len(odd):,} values have characters that are none; escaped")

@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from . import paths
+from . import endings, paths
 from .clipwriter import write_clip
 
 __all__ = [
@@ -96,6 +96,8 @@ def probe(path: Path | str) -> dict[str, Any]:
         found |= {"sample_rate": audio and audio.rate, "channels": audio and audio.channels}
         n_frames, end = _count(container, path, video, audio)
         container_s = container.duration and container.duration / 1e6
+        if container.format.name == "flv" and endings.lost_time(end, container_s):
+            raise MediaError("truncated", path, f"{end:.1f} of {container_s:.1f} s are there")
         found["duration_s"] = round(float(container_s or end), 3)
         if video is not None:
             fps = float(video.average_rate or 0) or (n_frames / max(end, 1e-3))
@@ -203,6 +205,8 @@ def _open(path: Path | str) -> Iterator[av.container.InputContainer]:
         with av.open(str(place), metadata_errors="replace") as container:
             if container.format.name in NOT_MEDIA_FORMATS:
                 raise MediaError("not_media", path, "it holds text or bytes of no known kind")
+            if container.format.name == "wav" and (lost := endings.lost_bytes(place)):
+                raise MediaError("truncated", path, f"{lost[0]:,} of {lost[1]:,} bytes are there")
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(_code(place, error), path, error.strerror or "") from None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .findings import Findings
+from .findings import Findings, escaped
 from .listing import Medium, attach, by_name, finish, foreign, inside, list_media, root_of, stem
 from .npz import label_corpus, load_npz
 from .tables import read_table, unique_names
@@ -112,7 +112,7 @@ def _numbers(values: pd.Series, path: Path, found: Findings) -> pd.Series:
 
 def _from_npz(npz: dict, part: Part, found: Findings, file: str) -> pd.DataFrame:
     table = label_corpus(npz, part.key, found, file)
-    table = table.reset_index()
+    table = _mended(table.reset_index(), part.key, found, file)
     kinds = table["label"].dropna().unique()
     placeholders = part.split != "train" and len(kinds) == 1
     if placeholders:
@@ -120,6 +120,17 @@ def _from_npz(npz: dict, part: Part, found: Findings, file: str) -> pd.DataFrame
         found.add("placeholder_labels", file, text)
         table["label"], part = None, part._replace(split=part.bare)
     return _in_part(table, part, file, placeholders and part.bare == "test")
+
+
+def _mended(table: pd.DataFrame, key: str, found: Findings, file: str) -> pd.DataFrame:
+    """Half characters, which a pickle may hold and no table can, spelled out."""
+    for name in ("name", "label"):
+        plain = table[name].map(lambda text: escaped(text) if isinstance(text, str) else text)
+        odd = [old != new for old, new in zip(table[name], plain, strict=True) if isinstance(old, str)]
+        if n := sum(odd):
+            found.add("bad_label", file, f"{key}: {n:,} entries with a {name} of no valid characters")
+        table[name] = plain.astype(object)
+    return table
 
 
 def _in_part(rows: pd.DataFrame, part: Part, file: str, candidate: bool) -> pd.DataFrame:

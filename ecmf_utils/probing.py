@@ -21,14 +21,14 @@ from .media import MediaError
 from .progress import track
 from .workers import parallel_map
 
-VERSION = 1  # of what is found out about a file; older results are not used
+VERSION = 2  # of what is found out about a file; older results are not used
 PART = 256  # clips in a part: what a kill may cost
 FEW_CLIPS = 16  # starting processes takes longer than this many clips
 SCHEMA = pa.schema(
     [("key", pa.string()), ("video", pa.string())]
     + [(name, pa.float64()) for name in NUMBER_COLUMNS]
     + [(name, pa.string()) for name in ("content_hash", "problem", "detail")]
-    + [("failed", pa.bool_()), ("has_sound", pa.bool_()), ("fingerprint", pa.binary())]
+    + [("failed", pa.bool_()), ("has_sound", pa.bool_()), ("own_sound", pa.bool_()), ("fingerprint", pa.binary())]
 )
 
 
@@ -94,12 +94,13 @@ def read_fingerprints(profile: str) -> pd.Series:
 def _look(job: tuple[str, str, str | None]) -> dict[str, Any]:
     """Everything that the files of a clip tell."""
     key, video, audio = job
-    made: dict[str, Any] = {"key": key, "video": video, "failed": False, "has_sound": False, "fingerprint": b""}
+    made: dict[str, Any] = {"key": key, "video": video, "failed": False, "has_sound": False}
+    made |= {"own_sound": False, "fingerprint": b""}
     problems: list[str] = []
     try:
         made |= _picture_facts(video, problems)
         made |= _sound_facts(made["content_hash"], audio, problems) if _apart(video, audio) else {}
-        made |= _heard(audio or video, problems)
+        made |= _heard_apart(video, audio, problems) if _apart(video, audio) else _heard(video, problems)
     except MediaError as error:
         made |= {"failed": True, "detail": error.detail}
         problems.append(error.code)
@@ -126,16 +127,31 @@ def _picture_facts(video: str, problems: list[str]) -> dict[str, Any]:
 def _sound_facts(content_hash: str, audio: str, problems: list[str]) -> dict[str, Any]:
     """The sound has a file of its own, which is part of the content."""
     if not media.resolve(audio).is_file():
-        return {"detail": MediaError("missing_file", audio).detail}
+        return {}
     return {"content_hash": paths.digest(content_hash, paths.file_hash(media.resolve(audio)))}
 
 
 def _heard(path: str, problems: list[str]) -> dict[str, Any]:
     try:
-        sound = media.read_audio(path)
+        return _sound(path, problems)
     except MediaError as error:
         problems.append(error.code)
         return {}
+
+
+def _heard_apart(video: str, audio: str, problems: list[str]) -> dict[str, Any]:
+    """The sound of a file of its own; where that is broken it is named, and the video's own sound is used."""
+    try:
+        return _sound(audio, problems)
+    except MediaError as error:
+        own: list[str] = []
+        heard = {"detail": error.detail, "own_sound": True} | _heard(video, own)
+        problems += [error.code, *(code for code in own if code == "silent_sound")]
+        return heard
+
+
+def _sound(path: str, problems: list[str]) -> dict[str, Any]:
+    sound = media.read_audio(path)
     if np.abs(sound).max() < media.SILENCE:
         problems.append("silent_sound")
     return {"has_sound": True, "fingerprint": fingerprint.fingerprint(sound)}
@@ -204,6 +220,8 @@ def _filled(clips: pd.DataFrame, chosen: np.ndarray, facts: pd.DataFrame) -> pd.
     problem[chosen], problem[nameless] = facts["problem"].to_numpy(object), "missing_file"
     content[chosen] = facts["content_hash"].to_numpy(object)
     sound = np.where(failed, None, np.where(pd.isna(audio) | nameless, video, audio))
+    own = chosen[facts["own_sound"].to_numpy(bool)]
+    sound[own] = video[own]
     sound[chosen[~facts["has_sound"].to_numpy(bool)]] = None
     failed |= nameless
     failed[chosen] = facts["failed"]

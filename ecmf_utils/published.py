@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .findings import QUOTE, Findings
 from .paths import EcmfError, show
+
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+LONGEST_NAME = 240  # bytes; file systems allow 255
 
 
 class Fault(NamedTuple):
@@ -57,9 +61,14 @@ def majority(kinds: Iterable[tuple[str, int]], where: Path, first: Fault | None 
     """The most frequent (dtype, D); the first of them where several are."""
     counts = Counter(kinds)
     if not counts:
-        why = f"; the first: {first.detail}" if first else ""
-        raise EcmfError(f"{show(where)}: none of its features can be used{why}")
+        raise unusable(where, first)
     return counts.most_common(1)[0][0]
+
+
+def unusable(where: Path, first: Fault | None) -> EcmfError:
+    """The error of a set without one vector that can be used, with the first fault."""
+    why = f"; the first: {first.detail}" if first else ""
+    return EcmfError(f"{show(where)}: none of its features can be used{why}")
 
 
 def float_of(dtype: np.dtype) -> str:
@@ -101,5 +110,36 @@ def match(names: Iterable[str], clip_ids: set[str], where: Path, found: Findings
         if name not in clip_ids:
             other = folded.get(name.casefold())
             hint = f"; clip {other!r} differs only in upper and lower case" if other else ""
-            found.add("unlisted_features", where, f"features of {short(name)!r}, which is not a clip of this corpus{hint}")
+            text = f"features of {short(name)!r}, which is not a clip of this corpus{hint}"
+            found.add("unlisted_features", where, text)
     return known
+
+
+def first_rows(ids: Iterable[tuple[Any, int]], path: Path, found: Findings, head: int) -> dict[str, int]:
+    """Name to its row; a name that comes again and a row without one are findings."""
+    rows: dict[str, int] = {}
+    for given, row in ids:
+        name = "" if given is None else str(given).strip()
+        if not name:
+            found.add("bad_id", path, "no name; the row is not used", row=row + head)
+        elif name in rows:
+            text = f"{short(name)!r} occurred in row {rows[name] + head:,} already; the first row counts"
+            found.add("duplicate_id", path, text, row=row + head, clip_id=name)
+        else:
+            rows[name] = row
+    return rows
+
+
+def check_names(names: list[str], where: str) -> None:
+    """Refuse names that are no file names on every system."""
+    for name in names:
+        if UNSAFE.search(name) or len(name.encode()) > LONGEST_NAME:
+            raise EcmfError(f"{where}: clip_id {name!r} is not safe as a file name; rename the clip")
+    folded: dict[str, str] = {}
+    for name in names:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise EcmfError(
+                f"{where}: clip_ids {other!r} and {name!r} differ only in upper and lower case; on some "
+                "systems one file would replace the other; rename one of them"
+            )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .charset import check_encoding
 from .corpus import SPLITS
-from .findings import Findings
+from .findings import Findings, escaped
 from .listing import (
     ALLOW,
     EXTENSIONS,
@@ -96,7 +96,8 @@ def _clip_ids(relative: list[str], found: Findings, where: str) -> pd.Series:
     """A name for each file: its path without ending, with it where two differ in nothing else, or numbered."""
     names = [_clip_id(path) for path in relative]
     plain = pd.Series([os.path.splitext(name)[0] for name in names], dtype=object)
-    wanted = plain.where(~plain.duplicated(keep=False), names)
+    whole = pd.Series(names, dtype=object)
+    wanted = plain.where(~plain.duplicated(keep=False) | whole.duplicated(keep=False), whole)
     ids, used = [], set(wanted)
     for path, name, again in zip(relative, wanted, wanted.duplicated(), strict=True):
         if again:
@@ -139,7 +140,7 @@ def _sidecar_fault(path: Path, root: Path, follow_links: bool) -> tuple[str, str
     """The finding about a transcript that may not or cannot be read."""
     if path.is_symlink() and not path.exists():
         return "no_transcript", root.name, nowhere(str(path))
-    if not follow_links and (target := leads_out(path, root)) and not leads_out(path.parent, root):
+    if path.is_symlink() and not follow_links and (target := leads_out(path, root)):
         return "outside_source", root.name, f"{path.name} leads out of the source folder, to {target}; {ALLOW}"
     if not path.is_file() or not os.access(path, os.R_OK):
         return "no_transcript", root.name, f"{path.name} is no file that can be read; its clip has no transcript"
@@ -148,8 +149,9 @@ def _sidecar_fault(path: Path, root: Path, follow_links: bool) -> tuple[str, str
 
 def _sidecar(path: Path, encoding: str) -> tuple[str | None, str | None]:
     try:
-        return path.read_text(encoding=encoding or "utf-8-sig").strip() or None, None
-    except UnicodeDecodeError:
+        text = path.read_text(encoding=encoding or "utf-8-sig")
+        return escaped(text).removeprefix("\ufeff").strip() or None, None
+    except UnicodeError:
         return None, "bad_encoding"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from .findings import Findings
 from .paths import EcmfError, digest, show
-from .published import Fault, Found, Published, checked, float_of, majority, match, short
+from .published import Fault, Found, Published, checked, first_rows, float_of, majority, match, short
 
 ID_COLUMNS = ("clip_id", "name", "id", "filename")
 VECTOR_COLUMNS = ("vector", "vectors", "embedding", "embeddings", "feature", "features")
@@ -38,7 +38,7 @@ def parquet(path: Path, clip_ids: set[str], found: Findings, id_column: str) -> 
             ids = file.read([key]).column(0).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise EcmfError(f"{show(path)}: not a Parquet file ({error})") from error
-    rows = _first_rows(zip(ids, range(len(ids)), strict=True), path, found, 1)
+    rows = first_rows(zip(ids, range(len(ids)), strict=True), path, found, 1)
     known = set(match(rows, clip_ids, path, found))
     lists = [field.name for field in fields if _is_list(field.type)]
     column = next((name for name in VECTOR_COLUMNS if name in lists), lists[0] if len(lists) == 1 else None)
@@ -58,7 +58,7 @@ def parquet(path: Path, clip_ids: set[str], found: Findings, id_column: str) -> 
 def csv_table(path: Path, clip_ids: set[str], found: Findings, id_column: str) -> Published:
     """A CSV table, a column a number, as published features in float64, which holds what is written."""
     names, sample, ids = _scan(path, id_column)
-    rows = _first_rows(ids, path, found, 0)
+    rows = first_rows(ids, path, found, 0)
     known = match(rows, clip_ids, path, found)
     key = names.index(_id_column(path, names, id_column))
     cells = {i: [row[i] for row in sample if i < len(row)] for i in range(len(names)) if i != key}
@@ -90,21 +90,6 @@ def _id_column(path: Path, names: list[str], wanted: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _first_rows(ids: Iterable[tuple[Any, int]], path: Path, found: Findings, head: int) -> dict[str, int]:
-    """Name to its row; a name that comes again and a row without one are findings."""
-    rows: dict[str, int] = {}
-    for given, row in ids:
-        name = "" if given is None else str(given).strip()
-        if not name:
-            found.add("bad_id", path, "no name; the row is not used", row=row + head)
-        elif name in rows:
-            text = f"{short(name)!r} occurred in row {rows[name] + head:,} already; the first row counts"
-            found.add("duplicate_id", path, text, row=row + head, clip_id=name)
-        else:
-            rows[name] = row
-    return rows
 
 
 def _stamps(path: Path, known: Any) -> dict[str, str]:

@@ -250,6 +250,11 @@ def link_out(folder):
     (folder / "video" / "more").symlink_to(other)
 
 
+def dangle(path, to="gone"):
+    path.unlink(missing_ok=True)
+    path.symlink_to(to)
+
+
 def link_sound_out(folder):
     path = folder / "audio" / f"{LOST}.wav"
     shutil.move(path, folder.parent / path.name)
@@ -482,6 +487,41 @@ BAD_INPUT = {
         link_sound_out,
         r"row 5: sample_00000003\.wav leads out of the source folder, to .*; follow_links=true allows it",
         {LOST},
+    ),
+    "media: a link that leads nowhere": (
+        lambda folder: dangle(folder / "video" / f"{LOST}.mp4"),
+        r"track1_train_disdim\.csv row 5: sample_00000003\.mp4 is a link that leads nowhere, to gone$",
+        {LOST},
+    ),
+    "media: a link that goes round in a circle": (
+        lambda folder: (folder / "video" / "loop").symlink_to("loop"),
+        r"video: loop is a link that leads nowhere, to loop",
+        set(),
+    ),
+    "media: a clip that is a link in a circle": (
+        lambda folder: dangle(folder / "video" / f"{LOST}.mp4", f"{LOST}.mp4"),
+        r"row 5: sample_00000003\.mp4 is a link that leads nowhere, to sample_00000003\.mp4",
+        {LOST},
+    ),
+    "media: a link to the folder above": (
+        lambda folder: (folder / "video" / "loop").symlink_to(".."),
+        r"video: loop is a link to a folder that it lies in; it is not followed",
+        set(),
+    ),
+    "media: names that are not UTF-8": (
+        lambda folder: [(folder / "video" / os.fsdecode(b"\xff\xfe" + end)).write_bytes(b"") for end in (b".mp4", b"")],
+        r"video: the name '\\\\udcff\\\\udcfe\.mp4' is not UTF-8; it is not used",
+        set(),
+    ),
+    "media: sound beside a video": (
+        lambda folder: (folder / "video" / f"{LOST}.flac").write_bytes(b"x"),
+        r"MER2025: video/sample_00000003\.flac has the name of video/sample_00000003\.mp4, which counts",
+        set(),
+    ),
+    "media: sound that neither a table nor a video names": (
+        lambda folder: [(folder / "audio" / name).write_bytes(b"x") for name in ("x.wav", "y.wav")],
+        r"audio: 2 sound files without a video or a row; they are not used",
+        set(),
     ),
     "media: files of another kind": (
         lambda folder: (folder / "video" / "a.npy").write_bytes(b"x"),
@@ -754,6 +794,12 @@ MANIFEST_MISTAKES = {
     "clip_id,video,label\na,a.mp4,happy\nb,far/test_adapters.py,sad\n": (
         "list.csv row 3: test_adapters.py leads out of the source folder, to /", "outside_source"
     ),
+    "clip_id,video,audio,label\na,a.mp4,,happy\nb,b.mp4,gone.wav,sad\n": (
+        "list.csv row 3: gone.wav is not there; the sound of the video is used", "missing_file"
+    ),
+    "clip_id,video,audio,label\na,a.mp4,,happy\nb,b.mp4,deep,sad\n": (
+        "list.csv row 3: deep is a folder; the sound of the video is used", "missing_file"
+    ),
 }  # fmt: skip
 
 
@@ -767,7 +813,7 @@ def test_a_mistake_in_a_manifest_is_told_with_its_row_and_the_others_go_on(text,
     rows, found = manifest(shelf, text)
     assert any(told.startswith(line) for told in found.lines()), found.lines()
     assert rows["problem"][1] == problem and rows["problem"][0] is None and rows["label"][0] == "happy"
-    assert (rows["status"][1] == "failed") == (problem != "unknown_split")
+    assert (rows["status"][1] == "failed") == (problem != "unknown_split" and "audio" not in text)
     if problem == "outside_source":
         assert manifest(shelf, text, follow_links=True)[0]["problem"].isna().all()
 
@@ -792,6 +838,77 @@ def test_transcripts_beside_the_clips_are_read_in_the_encoding_that_is_said(shel
     assert read("folder", shelf, encoding="gb18030")[0].loc["a", "text"] == CHINESE[0]
     with pytest.raises(EcmfError, match="encoding 'klingon' is not known"):
         read("folder", shelf, encoding="klingon")
+
+
+def tell(folder, **how):
+    rows, found = read("folder", folder, **how)
+    assert found.frame().to_csv().encode()  # what no file can hold must not come this far
+    assert rows.to_csv().encode()
+    return rows, {(f.code, f.text) for f in found}
+
+
+def test_a_transcript_that_is_a_link_out_of_the_source_is_not_read(shelf, tmp_path_factory):
+    secret = tmp_path_factory.mktemp("out") / "secret"
+    secret.write_text("secret")
+    dangle(shelf / "a.txt", secret)
+    rows, told = tell(shelf)
+    assert rows.loc["a", "text"] is None and rows["status"].isna().all()
+    text = f"a.txt leads out of the source folder, to {secret}; follow_links=true allows it"
+    assert told == {("outside_source", text)} and tell(shelf, follow_links=True)[0].loc["a", "text"] == "secret"
+
+
+def test_a_transcript_that_cannot_be_read_is_told_and_the_others_are_read(shelf):
+    dangle(shelf / "a.txt")
+    (shelf / "b.txt").mkdir()
+    (shelf / "deep" / "c.txt").write_text("hello")
+    rows, told = tell(shelf)
+    assert rows["text"].to_dict() == {"a": None, "b": None, "deep__c": "hello"}
+    assert ("no_transcript", "a.txt is a link that leads nowhere, to gone") in told
+    assert ("no_transcript", "b.txt is no file that can be read; its clip has no transcript") in told
+
+
+def test_a_folder_with_a_name_that_is_not_utf_8_costs_that_folder_only(shelf):
+    (shelf / os.fsdecode(b"\xff")).mkdir()
+    shutil.copy(shelf / "a.mp4", shelf / os.fsdecode(b"\xff/x.mp4"))
+    shutil.copy(shelf / "a.mp4", shelf / os.fsdecode(b"\xff.mp4"))
+    rows, told = tell(shelf)
+    assert list(rows.index) == ["a", "b", "deep__c"] and {code for code, _ in told} == {"bad_id"}
+
+
+def test_files_that_would_have_one_name_are_all_kept(shelf):
+    for name in ("deep__c.mp4", "x\ny.mp4", "x_y.mp4"):
+        shutil.copy(shelf / "a.mp4", shelf / name)
+    rows, told = tell(shelf)
+    assert sorted(rows.index) == ["a", "b", "deep__c", "deep__c (2)", "x_y", "x_y (2)"]
+    assert rows["video"].is_unique and rows["status"].isna().all() and {code for code, _ in told} == {"duplicate_media"}
+
+
+def test_sound_beside_a_video_is_no_clip_of_a_folder(shelf):
+    for name in ("a.wav", "b.flac", "alone.mp3"):
+        (shelf / name).write_bytes(b"x")
+    rows, told = tell(shelf)
+    assert list(rows.index) == ["a", "alone", "b", "deep__c"] and rows.loc["a", "video"].endswith("a.mp4")
+    assert ("ignored_file", "2 sound files beside a video of the same name, whose own sound counts") in told
+
+
+def test_a_video_that_leads_nowhere_is_a_failed_row(shelf):
+    dangle(shelf / "a.mp4", "a.mp4")
+    rows, _ = tell(shelf)
+    assert rows.loc["a", ["status", "problem"]].tolist() == ["failed", "missing_file"]
+    assert rows.loc["b", "status"] is None and "follow_links" not in rows.loc["a", "detail"]
+
+
+def test_labels_and_names_with_half_characters_are_told_and_escaped(tmp_path, clips):
+    folder = miniatures.make_mer2025_processed(tmp_path / "p", clips)
+    path = folder / "track1_label_6way.npz"
+    arrays = dict(np.load(path, allow_pickle=True))
+    entries = arrays["train_corpus"].item()
+    entries[LOST]["emo"], entries["\udcff"] = "\ud800", {"emo": "sad", "val": 0.5}
+    np.savez(path, **arrays)
+    rows, found = read("mer2025", folder)
+    assert rows.loc[LOST, "label"] == "\\ud800" and (rows["problem"] == "bad_id").sum() == 1
+    assert rows.to_csv().encode() and found.frame().to_csv().encode()
+    assert "bad_label" in {finding.code for finding in found}
 
 
 # ---- size

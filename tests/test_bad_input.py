@@ -40,6 +40,7 @@ def test_a_wrong_command_gives_one_line(command, home, capfd):
 MANIFESTS = {
     b"": r"manifest\.csv: the file has no bytes",
     b"name,file\na,a.mp4\n": r"manifest\.csv: .*clip_id.*name, file",
+    b"clip_id,video,label\n": r"manifest\.csv: there is no row below the header",
     "clip_id,video,text\na,a.mp4,gr\xfc\xdf\n".encode("latin-1"): r"manifest\.csv.*not UTF-8",
 }
 

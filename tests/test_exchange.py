@@ -3,6 +3,7 @@
 import os
 import pickle
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -196,6 +197,14 @@ def link(path):
     path.symlink_to(path.parents[2] / "elsewhere.npy")
 
 
+def link_nowhere(path):
+    path.symlink_to(path.parent / "gone.npy")
+
+
+def link_to_itself(path):
+    path.symlink_to(path.name)
+
+
 def giant(path):
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)})
@@ -230,6 +239,8 @@ BAD = {
     "NaN": (array(nan_at(3)), "not_finite", "NaN or infinite"),
     "infinite": (array(np.full(D, np.inf, np.float32)), "not_finite", "NaN or infinite"),
     "link out": (link, "outside_source", "a link that leads out of the folder"),
+    "link to nothing": (link_nowhere, "unreadable", "No such file or directory"),
+    "link to itself": (link_to_itself, "unreadable", "a link that leads in a circle"),
 }
 
 
@@ -262,6 +273,34 @@ def test_a_bad_frame_is_named(home):
     assert found["status"].tolist() == ["ok", "failed", "ok", "missing"]
     assert found.loc["c1", "detail"] == "f/c1/2.npy: the file has no bytes"
     assert found.loc["c3", "problem"] == "no_features"
+
+
+@pytest.fixture
+def no_open(monkeypatch):
+    """Fails where a pipe would be waited for."""
+
+    def guarded(path, *args, **settings):
+        assert not Path(path).is_fifo(), f"{path} was opened"
+        return open(path, *args, **settings)
+
+    monkeypatch.setattr(npyfolder, "open", guarded, raising=False)
+
+
+def test_a_pipe_is_never_opened(home, no_open):
+    folder = folder_of(home, numbers(2))
+    os.mkfifo(folder / "c2.npy")
+    summary = take_in(folder, 3)
+    assert summary.iloc[0][["ok", "missing"]].tolist() == [2, 1]
+    assert "hubert-UTT: c2.npy is a pipe or a device, not a file; it was not opened" in summary.attrs["lines"]
+
+
+def test_a_pipe_among_frames_is_never_opened(home, no_open):
+    for clip_id in ("c0", "c1"):
+        frames_of(home, clip_id, np.ones((3, D), np.float32), "f")
+    (home / "published/f/c1/0.npy").unlink()
+    os.mkfifo(home / "published/f/c1/0.npy")
+    take_in(home / "published/f", 2)
+    assert states().loc["c1", "detail"] == "f/c1: 0.npy is not a file; it was not opened"
 
 
 def test_the_majority_decides_what_the_set_is(home):
@@ -320,6 +359,37 @@ def test_bad_rows_of_a_parquet_table_cost_their_clips(home):
     assert states().loc["c3", "detail"] == "t.parquet row 4 (c3): 1 numbers, most of the files have 2"
 
 
+def test_vectors_that_are_not_there_are_counted_also_the_second_time(home):
+    held = pa.array([[1.0, 2.0], None, None], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"clip_id": ["c0", "c1", "c2"], "vector": held}), home / "t.parquet")
+    for _ in range(2):
+        summary = take_in(home / "t.parquet", 3)
+        line = "t.parquet: 2 clips are there without a vector; the first: t.parquet row 2 (c1): no vector"
+        assert line in summary.attrs["lines"] and summary.iloc[0]["missing"] == 2
+
+
+@pytest.mark.parametrize("row", ['c1,"1,2', '"c1,1,2', 'c1,1,"2'])
+def test_a_quotation_mark_that_is_not_closed_costs_one_row(home, row):
+    (home / "t.csv").write_text("\n".join(["id,x,y", "c0,1,2", row, 'c2,"3",4', *[f'x{i},1,"2"' for i in range(99)]]))
+    summary = take_in(home / "t.csv", 3)
+    assert summary.iloc[0][["ok", "failed", "unlisted"]].tolist() == [2, 1, 99]
+    line = "t.csv: t.csv row 3 (c1): a quotation mark is not closed; the row is not used"
+    assert line.removeprefix("t.csv: t.csv ") in " ".join(summary.attrs["lines"])
+    assert features.matrix("p", "audio")[1][2].tolist() == [3, 4]
+
+
+def test_foreign_names_are_shown_in_part(home):
+    (home / "t.csv").write_text(f"id,x\nc0,1\n{'n' * 500},2")
+    told = [line for line in take_in(home / "t.csv", 1).attrs["lines"] if "nnn" in line]
+    assert len(told) == 1 and told[0].count("n" * 50) == 1 and len(told[0]) < 150
+
+
+def test_columns_with_decimal_commas_are_explained(home):
+    (home / "t.csv").write_text("id;x;y;note\nc0;1;2,5;hello\nc1;3;4,5;you")
+    line = take_in(home / "t.csv", 2).attrs["lines"][-1]
+    assert line.endswith("columns not used: y (decimal commas: write 2.5 for 2,5), note")
+
+
 # ---- what is wrong with the whole
 
 
@@ -362,6 +432,14 @@ WHOLE = {
     ),
     "no Parquet": (text_file("t.parquet", b"<html>"), "t.parquet: not a Parquet file"),
     "no names": (text_file("t.csv", b"x,y\n1,2"), "no column clip_id, name, id, filename; found x, y; say which"),
+    "all not finite": (
+        lambda home: folder_of(home, {"c0": nan_at(0), "c1": nan_at(1)}),
+        "hubert-UTT: none of its features can be used; the first: hubert-UTT/c0.npy: NaN or infinite",
+    ),
+    "decimal commas": (
+        text_file("t.csv", b"name;x\nc0;-1,5e3"),
+        "no column of numbers; found name, x (decimal commas: write -1.5e3 for -1,5e3)",
+    ),
     "no numbers": (text_file("t.csv", b"name,text\nc0,hello"), "no column of numbers; found name, text"),
     "not UTF-8": (text_file("t.csv", "name,x\n名,1".encode("gbk")), "not a CSV table in UTF-8"),
     "empty table": (text_file("t.csv", b""), "t.csv: the file is empty"),
@@ -374,6 +452,33 @@ def test_a_set_that_cannot_be_used_is_one_clear_line(home, name):
     with pytest.raises(paths.EcmfError) as error:
         take_in(make(home))
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_set_without_one_good_vector_replaces_nothing(home):
+    folder = folder_of(home, numbers(2))
+    take_in(folder, 2)
+    before = features.matrix("p", "audio")[1]
+    for name in ("c0", "c1"):
+        np.save(folder / f"{name}.npy", nan_at(1))
+    os.utime(folder / "c0.npy", ns=(1, 1))
+    os.utime(folder / "c1.npy", ns=(1, 1))
+    with pytest.raises(paths.EcmfError, match="none of its features can be used"):
+        take_in(folder, 2)
+    assert np.array_equal(features.matrix("p", "audio")[1], before) and features.selected("p", "audio")["n_ok"] == 2
+    assert not list(stored_file().parent.glob(".parts-*"))
+
+
+def test_a_set_without_one_good_vector_selects_nothing(home):
+    with pytest.raises(paths.EcmfError, match="none of its features"):
+        take_in(folder_of(home, {"c0": nan_at(0)}))
+    with pytest.raises(paths.EcmfError, match="is missing"):
+        features.selected("p", "audio")
+
+
+def test_the_way_out_is_told_for_python_and_the_command_line(home):
+    (home / "t.csv").write_text("which,x\nc0,1")
+    with pytest.raises(paths.EcmfError, match=r"\(id_column=..., on the command line --id-column\)"):
+        take_in(home / "t.csv")
 
 
 def test_another_column_can_hold_the_names(home):
@@ -412,6 +517,49 @@ def test_other_files_in_the_way_are_never_touched(home):
     written = exchange.export_features("p", "audio", home / "out", overwrite=True)
     assert "1 files of something else stay, such as 'old.npy'" in written.attrs["lines"][0]
     assert (home / "out/hubert-UTT/old.npy").read_text() == "keep me"
+
+
+def test_files_that_hold_something_else_are_not_replaced(home):
+    arrays = {name: values[None] for name, values in numbers().items()}  # (1, D) would become (D,)
+    source = folder_of(home, arrays)
+    take_in(source)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    with pytest.raises(paths.EcmfError, match=r"6 files there hold something else, .*'c0.npy'.*--overwrite"):
+        exchange.export_features("p", "audio", source.parent)
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    exchange.export_features("p", "audio", source.parent, overwrite=True)
+    assert np.load(source / "c0.npy").shape == (D,)
+
+
+def test_one_file_with_other_numbers_stops_the_export(home):
+    take_in(folder_of(home, numbers()))
+    exchange.export_features("p", "audio", home / "out")
+    np.save(home / "out/hubert-UTT/c3.npy", np.zeros(D, np.float32))
+    with pytest.raises(paths.EcmfError, match="1 files there hold something else, the first is 'c3.npy'"):
+        exchange.export_features("p", "audio", home / "out")
+
+
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_a_file_where_the_folder_should_be_is_one_line(home, below):
+    take_in(folder_of(home, numbers()))
+    (home / "out").write_text("mine")
+    with pytest.raises(paths.EcmfError, match="out: is a file; give a folder") as error:
+        exchange.export_features("p", "audio", home / "out" / below)
+    assert "\n" not in str(error.value) and (home / "out").read_text() == "mine"
+
+
+def test_writing_below_a_file_is_one_line(home):
+    (home / "out").write_text("mine")
+    with pytest.raises(paths.EcmfError, match="cannot be written"):
+        paths.write_text(home / "out/x.txt", "text")
+
+
+@pytest.mark.parametrize("suffix", ["/../x", "\\x", "-UTT/"])
+def test_an_ending_is_no_path(home, suffix):
+    take_in(folder_of(home, numbers()))
+    with pytest.raises(paths.EcmfError, match="not safe in the name of a folder"):
+        exchange.export_features("p", "audio", home / "out", suffix=suffix)
+    assert not (home / "out").exists()
 
 
 # ---- much of it

@@ -110,3 +110,11 @@ def test_missing_names_what_has_not_run_in_order():
     assert "22_extract_scene" not in pipeline.missing("40_refine_labels", "all")
     with pytest.raises(EcmfError, match="run `ecmf run 20_detect_faces --profile all`"):
         pipeline.require("21_extract_face", "all")
+
+
+@pytest.mark.parametrize(
+    ("values", "profile"),
+    [({}, ""), ({"run_name": "ecmf"}, ""), ({"train_profile": "demo"}, "demo"), ({"run_name": "ecmf-from-demo"}, "demo")],
+)
+def test_run_that_learned_from_another_profile_is_known_by_its_parameters(values, profile):
+    assert pipeline.trained_elsewhere(values) == profile

@@ -5,12 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import wave as wavfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ecmf_utils import corpus, media, paths, probing
+
+from .miniatures import _converted
 
 FRAMES = [np.full((48, 64, 3), 20 + 10 * i, np.uint8) for i in range(12)]
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)).astype(np.float32)
@@ -93,10 +97,48 @@ def test_sound_in_a_file_of_its_own_is_content_too(tmp_path, files):
     assert list(found["content_hash"]) == [both, paths.file_hash(mute)]
 
 
-def test_a_missing_sound_file_is_named_and_leaves_the_picture(tmp_path, files):
-    found = probing.probe_all(rows(files[:1], audio=[str(tmp_path / "gone.wav")])).iloc[0]
-    assert (found["status"], found["problem"]) == ("ok", "missing_file") and pd.isna(found["audio"])
-    assert "gone.wav" in found["detail"] and found["width"] == 160
+def wave(path, keep=None):
+    """A sound file of 2 s, or its first bytes."""
+    with wavfile.open(str(path), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes((TONE * 32767).astype("<i2").tobytes())
+    path.write_bytes(path.read_bytes()[:keep])
+    return path
+
+
+BROKEN_SOUND = {
+    "missing_file": lambda path: None,
+    "empty_file": lambda path: path.write_bytes(b""),
+    "not_media": lambda path: path.write_text("<html>404</html>"),
+    "truncated": lambda path: wave(path, 3000),
+}
+
+
+@pytest.mark.parametrize("code", BROKEN_SOUND)
+def test_a_broken_sound_file_is_named_and_the_sound_of_the_video_is_used(code, tmp_path, files):
+    BROKEN_SOUND[code](tmp_path / "extra.wav")
+    mute = write(tmp_path / "mute.mp4", sound=None)
+    found = probing.probe_all(rows([files[0], mute], audio=[str(tmp_path / "extra.wav")] * 2))
+    assert list(found["status"]) == ["ok", "ok"] and list(found["problem"]) == [code, code]
+    assert found.loc[0, "audio"] == files[0] and pd.isna(found.loc[1, "audio"])
+    assert found["detail"].str.contains("extra.wav: ").all() and found.loc[0, "width"] == 160
+
+
+def test_a_sound_file_with_its_size_left_open_is_whole(tmp_path, files):
+    path = wave(tmp_path / "pipe.wav")
+    data = bytearray(path.read_bytes())
+    data[40:44] = b"\xff" * 4
+    path.write_bytes(data)
+    found = probing.probe_all(rows([files[0], wave(tmp_path / "own.wav")], audio=[str(path), None]))
+    assert found.loc[0, "audio"] == str(path) and list(found["problem"].fillna("")) == ["", "no_video_stream"]
+
+
+def test_an_flv_file_that_ends_early_is_truncated(tmp_path, files):
+    whole = _converted(Path(files[0]), ".flv").read_bytes()
+    (tmp_path / "whole.flv").write_bytes(whole)
+    (tmp_path / "half.flv").write_bytes(whole[: len(whole) // 2])
+    found = probing.probe_all(rows([tmp_path / "whole.flv", tmp_path / "half.flv"]))
+    assert ["truncated" in str(problem) for problem in found["problem"]] == [False, True]
 
 
 def test_an_error_nobody_thought_of_is_told_of_its_clip_alone(files, monkeypatch):

@@ -182,9 +182,26 @@ def test_an_encoding_that_does_not_fit_names_the_line(write):
         read_table(write(TABLE), Findings(), encoding="ascii")
 
 
-@pytest.mark.parametrize("encoding", ["klingon", "hex"])
+def test_utf_16_with_nothing_but_ascii_is_read(write):
+    found = Findings()
+    assert list(read_table(write("name,text\na,hello\n", "utf-16"), found)["text"]) == ["hello"]
+    assert found.lines()[0].startswith("table.csv row 1: not UTF-8, read as utf-16")
+
+
+def test_utf_16_with_half_a_character_is_one_line(write):
+    with pytest.raises(EcmfError, match=r"table\.csv: line 3 is not UTF-16; save it as UTF-8"):
+        read_table(write("name,text\na,hello\n".encode("utf-16") + b"x"), Findings())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-8", "U8", "utf-32-be"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(write, encoding):
+    path = write("\ufeffname,text\na,hello\n", encoding)
+    assert list(read_table(path, Findings(), encoding=encoding).columns) == ["name", "text"]
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "punycode", "undefined", "idna", "unicode_escape"])
 def test_an_encoding_that_nobody_knows_is_one_line(write, encoding):
-    with pytest.raises(EcmfError, match=rf"encoding '{encoding}' is not known; expected a name such as"):
+    with pytest.raises(EcmfError, match=rf"unknown encoding: encoding '{encoding}' is not known; expected a name such as"):
         read_table(write(TABLE), Findings(), encoding=encoding)
 
 

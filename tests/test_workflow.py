@@ -73,6 +73,15 @@ def test_rewriting_an_input_with_the_same_content_reruns_nothing(finished, capsy
     assert planned(capsys) == []
 
 
+def test_a_deleted_output_is_made_again_even_where_nothing_needs_it(finished, capsys):
+    path = finished / "data" / "words" / "features" / "text" / "selected.json"
+    kept = path.read_bytes()
+    path.unlink()
+    assert planned(capsys) == [SMALL[2]]
+    path.write_bytes(kept)
+    assert planned(capsys) == []
+
+
 def test_a_parameter_reruns_only_its_notebook_and_what_needs_it(finished, capsys):
     assert planned(capsys, "24.seed=5") == SMALL[2:]
     assert planned(capsys, "00.seed=5") == SMALL
