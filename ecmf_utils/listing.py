@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from .findings import Findings, escaped
+from .names import mark_bad_names, place
 from .paths import EcmfError, show
 
 EXTENSIONS = (
@@ -225,7 +226,7 @@ def attach(
             if name.lower() in lower:
                 why += f"; there is {lower[name.lower()]!r}, in other upper and lower case"
         found.add(code, rows.at[i, "file"], why, row=rows.at[i, "row"], clip_id=name)
-        rows.at[i, "detail"] = _at(rows.at[i, "file"], rows.at[i, "row"], why)
+        rows.at[i, "detail"] = place(rows.at[i, "file"], rows.at[i, "row"], why)
         rows.at[i, "problem"] = None if code == "missing_video" else code
     failed = new["failed"].notna()
     rows.loc[failed, "status"] = "failed"
@@ -249,40 +250,6 @@ def _files(
     if video is None:
         return audio.path, audio.path, None, "missing_video", f"{name!r} has sound and no video; the sound is used"
     return video.path, audio and audio.path, None, None, None
-
-
-def mark_bad_names(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
-    """Keep rows whose name cannot be a clip_id as failed ones, under a safe one."""
-    numbers = [None if pd.isna(row) else int(row) for row in rows["row"]]  # a column with gaps is one of floats
-    rows = rows.assign(clip_id=rows["name"], row=pd.Series(numbers, rows.index, object))
-    rows = rows.assign(status=None, problem=None, detail=None)
-    rows = rows.astype({name: object for name in ("clip_id", "status", "problem", "detail")})
-    good = rows["name"].map(is_usable)
-    for i in rows.index[~good.astype(bool)]:
-        name, file, row = rows.at[i, "name"], rows.at[i, "file"], rows.at[i, "row"]
-        odd = "a path separator" if set(str(name)) & set("/\\") else "characters that cannot be shown"
-        why = f"the name {name!r} has {odd}" if isinstance(name, str) else "the name is empty"
-        found.add("bad_id", file, f"{why}; the row is not used", row=row)
-        rows.loc[i, ["clip_id", "status", "problem", "detail"]] = [
-            safe_name(name, row), "failed", "bad_id", _at(file, row, why)
-        ]  # fmt: skip
-    return rows
-
-
-def is_usable(name: Any) -> bool:
-    """Whether a name can be a clip_id."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\") and name.isprintable()
-
-
-def safe_name(name: Any, row: int | None) -> str:
-    """A clip_id for a row whose own name is none, or was used before."""
-    plain = name if isinstance(name, str) else ""
-    plain = "".join("_" if char in "/\\" or not char.isprintable() else char for char in plain).strip(". ")
-    return f"{plain or 'unnamed'} (row {row})"
-
-
-def _at(file: Any, row: Any, why: str) -> str:
-    return f"{file}{f' row {row:,}' if isinstance(row, int) else ''}: {why}"
 
 
 def finish(rows: pd.DataFrame, found: Findings, where: str) -> pd.DataFrame:

@@ -12,9 +12,8 @@ import pandas as pd
 
 from .charset import check_encoding
 from .corpus import SPLITS
-from .findings import Findings, escaped
+from .findings import Findings
 from .listing import (
-    ALLOW,
     EXTENSIONS,
     Medium,
     attach,
@@ -23,13 +22,12 @@ from .listing import (
     is_sound,
     leads_out,
     list_media,
-    mark_bad_names,
-    nowhere,
     root_of,
-    safe_name,
     stem,
 )
+from .names import mark_bad_names, place, safe_name
 from .paths import ROOT, EcmfError, show
+from .sidecars import sidecars
 from .tables import read_table, require
 
 MANIFEST_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker")
@@ -74,7 +72,7 @@ def scan_folder(
     first = [os.path.relpath(medium.path, root).split(os.sep) for medium in media]
     rows["group"] = [parts[0] if len(parts) > 1 else name for parts, name in zip(first, ids, strict=True)]
     rows = attach(rows, dict(zip(ids, media, strict=True)), {}, found)
-    words = _sidecars([medium.path for medium in media], encoding, found, root, follow_links)
+    words = sidecars([medium.path for medium in media], encoding, found, root, follow_links)
     rows["text"] = [text for text, _ in words]
     rows["problem"] = rows["problem"].where(rows["problem"].notna(), pd.Series([p for _, p in words], dtype=object))
     if n := sum(problem is not None for _, problem in words):
@@ -113,46 +111,6 @@ def _clip_ids(relative: list[str], found: Findings, where: str) -> pd.Series:
 def _clip_id(relative: str) -> str:
     name = "__".join(relative.split(os.sep)).replace("\\", "_")
     return "".join(char if char.isprintable() else "_" for char in name)
-
-
-def sidecar_text(video: Path) -> str | None:
-    """The transcript in `<name>.txt` beside a clip, None where there is none or it is not UTF-8."""
-    return _sidecar(video.with_suffix(".txt"), "")[0] if video.with_suffix(".txt").is_file() else None
-
-
-def _sidecars(
-    videos: list[str], encoding: str, found: Findings, root: Path, follow_links: bool
-) -> list[tuple[str | None, str | None]]:
-    """Transcript and problem of each clip; each folder is listed once."""
-    names = {folder: set(os.listdir(folder)) for folder in {os.path.dirname(video) for video in videos}}
-    made = []
-    for video in videos:
-        path = Path(os.path.splitext(video)[0] + ".txt")
-        there = path.name in names[os.path.dirname(video)]
-        if there and (fault := _sidecar_fault(path, root, follow_links)):
-            found.add(*fault)
-            there = False
-        made.append(_sidecar(path, encoding) if there else (None, None))
-    return made
-
-
-def _sidecar_fault(path: Path, root: Path, follow_links: bool) -> tuple[str, str, str] | None:
-    """The finding about a transcript that may not or cannot be read."""
-    if path.is_symlink() and not path.exists():
-        return "no_transcript", root.name, nowhere(str(path))
-    if path.is_symlink() and not follow_links and (target := leads_out(path, root)):
-        return "outside_source", root.name, f"{path.name} leads out of the source folder, to {target}; {ALLOW}"
-    if not path.is_file() or not os.access(path, os.R_OK):
-        return "no_transcript", root.name, f"{path.name} is no file that can be read; its clip has no transcript"
-    return None
-
-
-def _sidecar(path: Path, encoding: str) -> tuple[str | None, str | None]:
-    try:
-        text = path.read_text(encoding=encoding or "utf-8-sig")
-        return escaped(text).removeprefix("\ufeff").strip() or None, None
-    except UnicodeError:
-        return None, "bad_encoding"
 
 
 # ---- a manifest
@@ -292,7 +250,7 @@ def _note_sound(rows: pd.DataFrame, wanted: pd.Series, base: Path, found: Findin
         why = f"{wanted[i]} {fate}; the sound of the video is used"
         found.add("missing_file", rows.at[i, "file"], why, row=rows.at[i, "row"], clip_id=rows.at[i, "clip_id"])
         rows.at[i, "problem"] = "missing_file"
-        rows.at[i, "detail"] = f"{rows.at[i, 'file']} row {rows.at[i, 'row']:,}: {why}"
+        rows.at[i, "detail"] = place(rows.at[i, "file"], rows.at[i, "row"], why)
     return rows
 
 

@@ -114,7 +114,12 @@ def test_missing_names_what_has_not_run_in_order():
 
 @pytest.mark.parametrize(
     ("values", "profile"),
-    [({}, ""), ({"run_name": "ecmf"}, ""), ({"train_profile": "demo"}, "demo"), ({"run_name": "ecmf-from-demo"}, "demo")],
+    [
+        ({}, ""),
+        ({"run_name": "ecmf"}, ""),
+        ({"train_profile": "demo"}, "demo"),
+        ({"run_name": "ecmf-from-demo"}, "demo"),
+    ],
 )
 def test_run_that_learned_from_another_profile_is_known_by_its_parameters(values, profile):
     assert pipeline.trained_elsewhere(values) == profile
