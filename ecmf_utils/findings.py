@@ -30,7 +30,7 @@ FINDINGS = {
     "missing_file": "the table names a clip without any media file; the row is kept as failed",
     "missing_video": "there is sound and no video; the sound is used alone",
     "unlisted_media": "there is media that no table names",
-    "duplicate_media": "two media files have the same name; the first one counts",
+    "duplicate_media": "two files have the same name or end in the same clip_id; the text says what became of them",
     "outside_source": "a link leads out of the source folder; it is not followed",
     "sound_in_video": "there is no sound file of that name; the sound stream of the video is used",
     "bad_name": "the file name is not of the published pattern; the clip has no label",

@@ -81,7 +81,7 @@ def foreign(root: Path, corpus: str, expected: str) -> EcmfError:
 def leads_out(path: Path | str, root: Path) -> str:
     """Where a path leads, if that is outside the root; empty otherwise."""
     target = os.path.realpath(path)
-    return "" if target == str(root) or target.startswith(os.path.join(root, "")) else target
+    return "" if target == str(root) or target.startswith(os.path.join(root, "")) else escaped(target)
 
 
 # ---- media
@@ -117,7 +117,7 @@ def _walk(folder: str, root: Path, found: Findings, follow_links: bool, others: 
                 others["hidden"] += ending in EXTENSIONS
             elif escaped(entry.name) != entry.name:
                 found.add("bad_id", Path(folder).name, f"the name {escaped(entry.name)!r} is not UTF-8; it is not used")
-            elif dangling and ending not in EXTENSIONS:
+            elif dangling and ending not in (*EXTENSIONS, *SILENT):
                 found.add("missing_file", Path(folder).name, nowhere(entry.path))
             elif not dangling and entry.is_dir():
                 if _is_new(entry, outside, seen, found, Path(folder).name):

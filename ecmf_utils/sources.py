@@ -27,6 +27,7 @@ from .listing import (
 )
 from .names import mark_bad_names, place, safe_name
 from .paths import ROOT, EcmfError, show
+from .sidecars import sidecar_text as sidecar_text
 from .sidecars import sidecars
 from .tables import read_table, require
 

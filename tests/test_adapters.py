@@ -898,6 +898,14 @@ def test_a_video_that_leads_nowhere_is_a_failed_row(shelf):
     assert rows.loc["b", "status"] is None and "follow_links" not in rows.loc["a", "detail"]
 
 
+def test_a_link_to_a_place_with_a_name_that_is_not_utf_8_is_told_in_full(shelf, tmp_path_factory):
+    place = tmp_path_factory.mktemp("out") / os.fsdecode(b"\xff.mp4")
+    shutil.copy(shelf / "a.mp4", place)
+    dangle(shelf / "b.mp4", place)
+    rows, _ = tell(shelf)
+    assert "\\udcff.mp4; follow_links=true" in rows.loc["b", "detail"] and rows.loc["b", "status"] == "failed"
+
+
 def test_labels_and_names_with_half_characters_are_told_and_escaped(tmp_path, clips):
     folder = miniatures.make_mer2025_processed(tmp_path / "p", clips)
     path = folder / "track1_label_6way.npz"
