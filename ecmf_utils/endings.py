@@ -7,6 +7,7 @@ from pathlib import Path
 
 LOST_SHARE = 0.02  # of the announced sound that may be missing in a whole file
 LOST_TIME = 0.1  # of the announced duration; encoders write it from another clock
+LAST_PACKET_S = 0.3  # the announced duration holds the last packet, whose own length a file need not tell
 OPEN_END = 0x7FFF0000  # announced by programs that write to a pipe and do not know the size
 
 
@@ -36,4 +37,4 @@ def lost_bytes(path: Path | str) -> tuple[int, int] | None:
 
 def lost_time(end_s: float, announced_s: float | None) -> bool:
     """Whether the last packet lies well before the duration (s) that the header announces."""
-    return bool(announced_s) and end_s < announced_s * (1 - LOST_TIME)
+    return bool(announced_s) and end_s < announced_s * (1 - LOST_TIME) - LAST_PACKET_S
