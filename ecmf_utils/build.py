@@ -14,12 +14,10 @@ from .cells import unknown
 from .findings import Findings
 from .paths import ROOT, EcmfError, data_dir, write_json, write_parquet
 
-GENERATED = "demo"
 TABLES = ("folder", "features")  # kinds that read a CSV manifest of the user's
 OUR_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker")
 EXAMPLES = {"columns": '{"label": "emotion"}', "features": '{"audio": "audio.parquet"}'}
 MANY = 2**32
-SHOWN = 20  # rows of a table on the terminal
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ def _check(profile: str, s: Mapping[str, Any]) -> None:
     at_least = {"n_folds": 2, "n_probe": 0, "n_workers": 0, "seed": 0}
     for name, least in at_least.items():
         if not least <= s[name] < MANY:
-            raise EcmfError(f"{name}={s[name]}: expected a number from {least} to {MANY - 1}")
+            wanted = f"of at least {least}" if s[name] < least else f"below {MANY}"
+            raise EcmfError(f"{name}={s[name]}: expected a whole number {wanted}")
     labels = s["labels"]
     if not labels or len(set(labels)) < len(labels) or not all(isinstance(x, str) and x for x in labels):
         raise EcmfError(f"labels={labels}: expected at least one label, none empty, none twice")
@@ -124,14 +123,14 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
     write_parquet(made.shared, folder / "leakage.parquet")
     write_parquet(made.found.frame(), folder / "findings.parquet")
     write_json(folder / "corpus.json", made.facts)
-    if settings["kind"] != GENERATED and profile in params.profile_names():
+    if settings["kind"] != params.GENERATED and profile in params.profile_names():
         params.remember(profile, settings)
 
 
 def _rows(
     profile: str, s: Mapping[str, Any], found: Findings
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    if s["kind"] == GENERATED:
+    if s["kind"] == params.GENERATED:
         from . import demo  # needs the extra `demo`
 
         sizes = {name: s[name] for name in ("n_train", "n_test", "n_unlabelled")}
@@ -144,7 +143,7 @@ def _rows(
     if s["kind"] == "features":
         raise EcmfError(f"profile {profile}: kind features needs a CSV with clip_id and label: --set manifest=FILE")
     if s["kind"] not in adapters.ADAPTERS:
-        raise unknown("kind", s["kind"], [GENERATED, *TABLES, *adapters.ADAPTERS], f"profile {profile}")
+        raise unknown("kind", s["kind"], [params.GENERATED, *TABLES, *adapters.ADAPTERS], f"profile {profile}")
     read = adapters.ADAPTERS[s["kind"]]
     return read(source, found, encoding=s["encoding"], follow_links=s["follow_links"]), None
 
@@ -179,64 +178,9 @@ def _probed(profile: str, rows: pd.DataFrame, s: Mapping[str, Any]) -> pd.DataFr
 def _folds(clips: pd.DataFrame, s: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
     """The folds, or none and why nothing can be learned."""
     none = pd.DataFrame({"clip_id": pd.Series(dtype="str"), "fold": pd.Series(dtype="int64")})
-    if s["kind"] == GENERATED:
+    if s["kind"] == params.GENERATED:
         return corpus.balanced_group_folds(clips, s["n_folds"]), ""
     try:
         return corpus.make_folds(clips, s["n_folds"], s["seed"]), ""
     except EcmfError as error:  # all that needs no folds goes on
         return none, str(error)
-
-
-def summary(made: Corpus) -> str:
-    """What a person wants to know of a corpus that was just built, as text for the terminal."""
-    clips = made.clips
-    by_split = clips.groupby("split").agg(
-        clips=("clip_id", "count"), labelled=("label", "count"), groups=("group", "nunique"),
-        speakers=("speaker", "nunique"), hours=("duration_s", lambda s: round(s.sum() / 3600, 3)),
-        failed=("status", lambda s: int((s == "failed").sum())),
-    )  # fmt: skip
-    if not clips["duration_s"].notna().any():
-        by_split = by_split.drop(columns="hours")
-    parts = [("Clips", by_split)]
-    if made.label_map["how"].ne("same").any():
-        parts.append(("Labels: the corpus's own, and what they become", made.label_map.fillna("–").set_index("found")))
-    if clips["label"].notna().any():
-        parts.append(("Labels by split", pd.crosstab(clips["label"], clips["split"]).rename_axis(columns=None)))
-    if len(problems := corpus.problem_counts(clips)):
-        parts.append(("Problems", problems.set_index("problem")))
-    if len(made.shared):
-        parts.append(("Shared across splits or folds", leakage.summary(made.shared)))
-    if len(made.folds):
-        parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
-    text = "\n\n".join(f"{title}\n{_short(table)}" for title, table in parts)
-    lines = made.found.lines(quotes=True)  # a terminal is no page: it may show words of the corpus
-    found = ["\nFindings", *(f"  {line}" for line in lines)] if lines else []
-    unseen = int((clips["content_hash"].isna() & (clips["status"] == "ok") & clips["video"].notna()).sum())
-    sample = [f"\nA sample only: the media of {unseen:,} of {len(clips):,} clips were not opened."] if unseen else []
-    untrained = [f"\nNothing will be trained: {made.facts['untrained']}"] if made.facts["untrained"] else []
-    return "\n".join([text, *_told(clips), *found, *sample, *untrained])
-
-
-def _short(table: pd.DataFrame) -> str:
-    """A table for the terminal: no more rows than one reads, no cell longer than one reads."""
-    cut = table.rename(index=_clip).map(_clip) if len(table) else table
-    more = f"\n… and {len(table) - SHOWN:,} more" if len(table) > SHOWN else ""
-    return cut.head(SHOWN).to_string() + more
-
-
-def _clip(value: Any, most: int = 60) -> Any:
-    return f"{value[:most]}…" if isinstance(value, str) and len(value) > most else value
-
-
-def _told(clips: pd.DataFrame, limit: int = 3) -> list[str]:
-    """The clips behind each problem, the first few with what was wrong, and a sum."""
-    troubled = clips[clips["problem"].notna()]
-    codes = troubled["problem"].str.split(";").explode()
-    lines = []
-    for code, ids in codes.groupby(codes, sort=False):
-        rows = troubled.loc[ids.index]
-        for row in rows.head(limit).itertuples():
-            detail = f": {_clip(row.detail, 300)}" if isinstance(row.detail, str) else ""
-            lines.append(f"  {code}: clip {_clip(row.clip_id)}{detail}")
-        lines += [f"  {code}: … and {len(rows) - limit:,} more"] if len(rows) > limit else []
-    return ["\nClips with a problem", *lines] if lines else []

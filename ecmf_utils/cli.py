@@ -44,12 +44,12 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from . import build
+    from . import build, corpus_summary
 
     profile, sets = params.prepare(options.profile, options.set)
     params.check_sets(sets, [pipeline.START])
     made = build.build(profile, params.resolve(pipeline.START, profile, sets))
-    print(build.summary(made))
+    print(corpus_summary.summary(made))
     print(f"\nManifest: {show(data_dir(profile) / 'clips.parquet')}")
     return 0
 
@@ -81,15 +81,18 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from . import exchange
+    from . import exchange, features
 
     known = params.load_profile(options.profile)["branches"]
-    for branch in options.branches or known:
+    there = [b for b in known if (features.folder(options.profile, b) / "selected.json").exists()]
+    for branch in options.branches or there or known:
         if branch not in known:
             raise cells.unknown("branch", branch, known, f"profile {options.profile}")
         how = {"suffix": options.suffix, "overwrite": options.overwrite}
         written = exchange.export_features(options.profile, branch, Path(options.to).expanduser(), **how)
         print("\n".join([written.to_string(index=False), *written.attrs["lines"]]), flush=True)
+    for branch in [] if options.branches else [b for b in known if b not in there]:
+        print(f"{branch}: has no features yet, left out")
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import baselines, corpus, metrics, runs, training
+from . import baselines, corpus, learning, metrics, runs, training
 from .paths import data_dir, read_json
 from .progress import track
 
@@ -62,7 +62,7 @@ def run_plan(
     """
     done = {}
     for one in track(planned, len(planned), "compare"):
-        problem = runs.load_problem(profile, one["branches"], labels, one["labels"])
+        problem = learning.load_problem(profile, one["branches"], labels, one["labels"])
         settings = one["settings"] | ({"epochs": epochs} if baselines.has_epochs(one["base"]) else {})
         make = baselines.maker(one["base"], problem.data.dims, len(labels), **settings)
         once = list(seeds) if baselines.is_random(one["base"]) else [seeds[0]]

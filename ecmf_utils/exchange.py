@@ -136,12 +136,6 @@ def export_features(
     return table
 
 
-def imported(profile: str) -> set[str]:
-    """The branches of a profile whose selected features were imported, not extracted."""
-    found = (paths.data_dir(profile) / "features").glob("*/selected.json")
-    return {path.parent.name for path in found if paths.read_json(path).get("recipe", {}).get("imported")}
-
-
 def look(path: Path | str, clip_ids: Iterable[str], found: Findings, id_column: str = "") -> Published:
     """Find out what a set of published features holds, without reading its numbers.
 

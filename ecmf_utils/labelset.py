@@ -66,7 +66,6 @@ def apply(
     fates : DataFrame
         See `table`.
     """
-    check(labels, label_map, where)
     own = rows["label"].astype(object).where(rows["label"].notna(), None)
     fates = table(own, labels, label_map)
     how = own.map(dict(zip(fates["found"], fates["how"], strict=True)))
@@ -86,14 +85,14 @@ def _without(
     """The rows whose label nobody knows, marked and no longer to be learned from."""
     rows = rows.assign(problem=rows["problem"].astype(object) if "problem" in rows else None)
     for row in rows[lost].to_dict("records"):
-        note_unknown(row, labels, found, where)
+        _note_unknown(row, labels, found, where)
     rows.loc[lost, "problem"] = [_joined(p, "unknown_label") for p in rows.loc[lost, "problem"]]
     train = rows["split"] == "train"
     rows.loc[train & lost, "split"] = "unlabelled"  # nothing to learn from, but still predicted
     return rows
 
 
-def note_unknown(row: Mapping[str, Any], labels: Sequence[str], found: Findings, where: str) -> None:
+def _note_unknown(row: Mapping[str, Any], labels: Sequence[str], found: Findings, where: str) -> None:
     """Tell of one clip whose label nobody knows."""
     text = (
         f"clip {row['clip_id']} has label {row['label_found']!r}, expected one of {', '.join(labels)} "

@@ -220,7 +220,7 @@ def attach(
     for i in rows.index[faulty]:
         name, code, why = rows.at[i, "name"], new.at[i, "fault"], new.at[i, "why"]
         if why is None and wanted is not None:
-            why = f"{wanted[i]} is not there" if wanted[i] else "no video is named"
+            why = f"{wanted[i]} is not there" if wanted[i] else f"no {wanted.name} is named"
         elif why is None:
             why = f"there is no media file of the name {name!r}"
             if name.lower() in lower:

@@ -34,6 +34,7 @@ ABOUT_CORPUS = {
     "labels": "list[str]", "label_map": "dict", "branches": "list[str]",
 }  # fmt: skip
 PARAMETERS = (*PATHS, "columns")  # those of ABOUT_CORPUS that are no keys of a profile
+GENERATED = "demo"  # the kind of a corpus that is made here, so that what it holds is known before
 START = "00_start_here"  # the notebook that reads the corpus
 NAMED_BY_SOURCE = "folder"  # every source gets outputs of its own: folder-<name of the source>
 

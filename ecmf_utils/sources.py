@@ -133,8 +133,9 @@ def read_manifest(
     ----------
     path : path
         CSV with `clip_id` or `video`, and as far as known `audio`, `text`, `text_en`, `language`, `label`,
-        `split`, `group`, `speaker`. Without `video` the media files of `source` are found by their
-        names, and those that no row names are added as unlabelled clips.
+        `split`, `group`, `speaker`. Where only `audio` names files, clips have sound and no video. Without
+        either the media files of `source` are found by their names, and those that no row names are added
+        as unlabelled clips.
     source : path
         Folder that relative media paths start from; the manifest's own folder when empty.
     found : Findings, optional
@@ -156,7 +157,7 @@ def read_manifest(
     Raises
     ------
     EcmfError
-        The file is missing, not decodable, empty, or has neither `clip_id` nor `video`.
+        The file is missing, not decodable, empty, or has neither `clip_id` nor a file's path.
     """
     path = Path(path).expanduser()
     base = root_of(source) if str(source) else path.parent
@@ -164,15 +165,16 @@ def read_manifest(
     if not len(table):
         raise EcmfError(f"{show(path)}: there is no row below the header; give one row for each clip")
     found = Findings() if found is None else found
-    if "clip_id" not in table and "video" not in table:
+    named = [name for name in ("video", "audio") if name in table]
+    if "clip_id" not in table and not named:
         require(table, ("clip_id", "video"), path)
-    by_path = media and "video" in table
+    by_path = media and bool(named)
     rows = _manifest_rows(table, path.name, found)
     first = ~(rows["name"].notna() & rows["name"].duplicated())
     if not media:
         good = mark_bad_names(rows[first], found)
     elif by_path:
-        good = attach(rows[first], *_named(rows[first], base, follow_links), found, rows["video"])
+        good = attach(rows[first], *_named(rows[first], base, follow_links), found, rows[named[0]])
         good = _note_sound(good, rows["audio"], base, found)
     else:
         good = _found_by_name(rows[first], base, found, follow_links)
@@ -184,7 +186,8 @@ def _manifest_rows(table: pd.DataFrame, file: str, found: Findings) -> pd.DataFr
     """All columns of a manifest, as text or None, with where each row stands."""
     rows = table.reindex(columns=list(MANIFEST_COLUMNS)).astype(object)
     if "clip_id" not in table:
-        rows["clip_id"] = [video and _clip_id(os.path.splitext(video)[0]) for video in rows["video"]]
+        media = rows["video" if "video" in table else "audio"]
+        rows["clip_id"] = [path and _clip_id(os.path.splitext(path)[0]) for path in media]
     rows = rows.where(rows.notna(), None).assign(file=file, row=list(table.index))
     return rows.rename(columns={"clip_id": "name"}).reset_index(drop=True)
 

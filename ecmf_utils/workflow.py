@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 from . import notebook, params, pipeline, runner, workers
 from .paths import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
 
-GENERATED = "demo"  # the kind of a corpus that is made here, so that what it holds is known before
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 CHECKSUM_BYTES = 200_000_000  # inputs up to this size count as changed by content, not by time
 STOP_S = 15  # how long the runs get to end after Ctrl-C before they are killed
@@ -90,7 +89,7 @@ def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follo
     settings = params.resolve(start, profile, params.sets_for(start, sets))
     changed = outdated(profile, sets, [start])
     there = all(path.exists() for path in pipeline.writes(start, profile))
-    if settings.get("kind", GENERATED) == GENERATED or (there and not changed):
+    if settings.get("kind", params.GENERATED) == params.GENERATED or (there and not changed):
         return 0
     page = str(pipeline.html_path(start, profile))
     return _snakemake(profile, sets, changed, cores, False, follower, page)

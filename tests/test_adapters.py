@@ -765,6 +765,16 @@ def test_names_with_their_ending_and_paths_are_found(shelf):
     assert rows["clip_id"].tolist() == ["deep__c"] and rows["video"].tolist() == [str(shelf / "deep" / "c.mp4")]
 
 
+def test_clips_may_have_sound_only(shelf):
+    for name in ("a", "b"):
+        shutil.move(shelf / f"{name}.mp4", shelf / f"{name}.wav")
+    rows, found = manifest(shelf, "audio,label\na.wav,happy\nb.wav,sad\n")
+    assert rows["clip_id"].tolist() == ["a", "b"] and rows["status"].isna().all()
+    assert rows["audio"].tolist() == [str(shelf / name) for name in ("a.wav", "b.wav")]
+    assert found.lines() == ["list.csv row 2: 'a' has sound and no video; the sound is used",
+                             "list.csv row 3: 'b' has sound and no video; the sound is used"]  # fmt: skip
+
+
 def test_published_features_need_no_media(shelf):
     rows, found = manifest(shelf, "clip_id,label,split,dialogue\nx,positive,train,d1\ny,negative,test,d2\n",
                            columns={"group": "dialogue"}, media=False)  # fmt: skip
@@ -784,6 +794,8 @@ MANIFEST_MISTAKES = {
     ),
     "clip_id,video,label\na,a.mp4,happy\nb,gone.mp4,sad\n": ("list.csv row 3: gone.mp4 is not there", "missing_file"),
     "clip_id,video,label\na,a.mp4,happy\nb,,sad\n": ("list.csv row 3: no video is named", "missing_file"),
+    "clip_id,audio,label\na,a.mp4,happy\nb,,sad\n": ("list.csv row 3: no audio is named", "missing_file"),
+    "clip_id,audio,label\na,a.mp4,happy\nb,b.wav,sad\n": ("list.csv row 3: b.wav is not there", "missing_file"),
     "clip_id,video,label,split\na,a.mp4,happy,train\nb,b.mp4,sad,exam\n": (
         "list.csv row 3: split 'exam', expected one of train, test, unlabelled; taken as train", "unknown_split"
     ),
@@ -813,7 +825,7 @@ def test_a_mistake_in_a_manifest_is_told_with_its_row_and_the_others_go_on(text,
     rows, found = manifest(shelf, text)
     assert any(told.startswith(line) for told in found.lines()), found.lines()
     assert rows["problem"][1] == problem and rows["problem"][0] is None and rows["label"][0] == "happy"
-    assert (rows["status"][1] == "failed") == (problem != "unknown_split" and "audio" not in text)
+    assert (rows["status"][1] == "failed") == (problem != "unknown_split" and "video,audio" not in text)
     if problem == "outside_source":
         assert manifest(shelf, text, follow_links=True)[0]["problem"].isna().all()
 

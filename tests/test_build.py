@@ -6,8 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from ecmf_utils import build as building
-from ecmf_utils import cli, corpus, features
+from ecmf_utils import cli, corpus, corpus_summary, features
 from ecmf_utils.paths import EcmfError, data_dir, read_json, read_parquet
 
 from .conftest import build
@@ -69,7 +68,7 @@ def test_folds_that_cannot_be_made_leave_the_corpus_and_say_why(source, home):
     made = made_from(source, n_folds=5)
     assert len(made.clips) == 12 and len(made.folds) == 0
     assert "4 groups among the training clips, but n_folds=5" in made.facts["untrained"]
-    assert "Nothing will be trained: 4 groups" in building.summary(made)
+    assert "Nothing will be trained: 4 groups" in corpus_summary.summary(made)
 
 
 def test_published_features_need_no_clips(tmp_path, home):
@@ -94,9 +93,9 @@ def test_published_features_need_no_clips(tmp_path, home):
         ({"label_map": {"calm": None, "happy": None, "sad": None}}, "no clip is left, the label_map drops every label"),
         ({"columns": {"label": "emotoin"}}, "emotoin"),
         ({"merge_leaks": ["words"]}, "unknown kind of leak 'words'"),
-        ({"n_folds": 0}, "n_folds=0: expected a number from 2"),
-        ({"seed": -1}, "seed=-1: expected a number from 0"),
-        ({"n_probe": -1}, "n_probe=-1: expected a number from 0"),
+        ({"n_folds": 0}, "n_folds=0: expected a whole number of at least 2"),
+        ({"seed": -1}, "seed=-1: expected a whole number of at least 0"),
+        ({"n_probe": -1}, "n_probe=-1: expected a whole number of at least 0"),
         ({"columns": {"label": 3}}, "columns: label: expected a name, found 3"),
         ({"columns": {"lable": "emotion"}}, "unknown name in columns 'lable'; did you mean label?"),
         ({"features": {"text": 3}}, "features: text: expected a name, found 3"),
@@ -121,15 +120,16 @@ def test_command_builds_prints_and_remembers_where_the_corpus_lies(source, home,
 
 def test_terminal_names_the_clip_and_the_file_of_each_problem_and_stays_short(source, home):
     (source / "c3.mp4").write_text("<html>gone</html>")
-    told = building.summary(made_from(source))
+    told = corpus_summary.summary(made_from(source))
     assert "not_media: clip c3: " in told and "c3.mp4" in told
     rows = ["file,person,emotion,said"] + [f"c{i % 12},p{i},label{i},words" for i in range(12)]
     (source / "labels.csv").write_text("\n".join(rows) + "\n")
-    assert len(building.summary(made_from(source)).splitlines()) < 90
+    assert len(corpus_summary.summary(made_from(source)).splitlines()) < 90
 
 
 def test_sample_of_the_media_is_said_to_be_one(source, home):
-    assert "A sample only: the media of 7 of 12 clips were not opened" in building.summary(made_from(source, n_probe=5))
+    told = corpus_summary.summary(made_from(source, n_probe=5))
+    assert "A sample only: the media of 7 of 12 clips were not opened" in told
 
 
 def test_source_that_was_refused_is_not_remembered(source, home, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import exchange, features, npyfolder, paths, store, vectors
+from ecmf_utils import cli, exchange, features, npyfolder, params, paths, store, vectors
 
 DTYPES = ("float16", "float32", "float64")
 D = 5
@@ -169,11 +169,15 @@ def test_the_recipe_says_what_it_is_and_not_where_it_was(home):
     assert str(home) not in str(paths.parquet_metadata(stored_file())) + str(features.selected("p", "audio"))
 
 
-def test_imported_branches_are_told_from_extracted_ones(home):
-    assert exchange.imported("p") == set()
+def test_branches_without_features_are_left_out_of_an_export_and_named(home, monkeypatch, capsys):
+    monkeypatch.setattr(params, "load_profile", lambda name: {"branches": ["text", "audio"]})
+    assert cli.main(["export-features", "p", "--to", str(home / "out")]) == 2
+    assert "text" in capsys.readouterr().err
     take_in(folder_of(home, numbers()))
-    paths.write_json(features.folder("p", "scene") / "selected.json", {"recipe": {"name": "classical"}})
-    assert exchange.imported("p") == {"audio"}
+    assert cli.main(["export-features", "p", "--to", str(home / "out")]) == 0
+    assert "text: has no features yet, left out" in capsys.readouterr().out
+    assert [path.name for path in (home / "out").iterdir()] == ["hubert-UTT"]
+    assert cli.main(["export-features", "p", "text", "--to", str(home / "out")]) == 2
 
 
 # ---- what is wrong with one file

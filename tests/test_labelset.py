@@ -58,9 +58,9 @@ def test_every_label_that_is_found_is_in_the_table(rows):
         ({"calm": 3}, "label_map: calm: expected a label or null, found 3"),
     ],
 )
-def test_mapping_onto_nothing_is_refused(rows, label_map, line):
+def test_mapping_onto_nothing_is_refused(label_map, line):
     with pytest.raises(EcmfError, match=line):
-        labelset.apply(rows, SIX, label_map, Findings(), "p")
+        labelset.check(SIX, label_map, "p")
 
 
 def test_own_label_set_of_eight_needs_no_mapping(rows):

@@ -82,6 +82,8 @@ def test_branch_of_own_name_needs_published_features(notebooks):
 def test_extracted_branch_is_not_taken_for_an_imported_one():
     import_branch("face", imported=False)
     assert pipeline.imported("all") == {}
+    import_branch("audio")
+    assert pipeline.imported("all") == {"audio": ""}
 
 
 def test_training_on_another_profile_needs_only_the_branches_of_this_one(notebooks):

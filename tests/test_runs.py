@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import baselines, comparison, corpus, paths, runs, training
+from ecmf_utils import baselines, comparison, corpus, learning, paths, runs, training
 from ecmf_utils.paths import EcmfError, data_dir
 
 LABELS = ["neutral", "angry", "happy"]
@@ -44,7 +44,7 @@ def profile(home, monkeypatch):
             {b: 3 for b in branches},
         )
 
-    monkeypatch.setattr(runs.features, "load", load)
+    monkeypatch.setattr(learning.features, "load", load)
     corpus.save("p", clips.drop(columns="shown"), LABELS)
     folds = corpus.make_folds(clips, 3)
     paths.write_parquet(folds, data_dir("p") / "folds.parquet")
@@ -75,7 +75,7 @@ def refine(clips, change):
 
 
 def test_given_labels_are_one_hot_and_equal_for_every_fold(profile):
-    problem = runs.load_problem("p", BRANCHES, LABELS, "given")
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
     assert all((problem.targets[k].argmax(1) == problem.given).all() for k in problem.targets)
 
 
@@ -83,7 +83,7 @@ def test_a_refined_label_reaches_only_the_folds_it_was_made_for(profile):
     folds = refine(profile, {})
     clip = folds.index[folds == 0][0]
     refine(profile, {(clip, 1): "happy" if profile.loc[clip, "label"] != "happy" else "angry"})
-    problem = runs.load_problem("p", BRANCHES, LABELS, "refined")
+    problem = learning.load_problem("p", BRANCHES, LABELS, "refined")
     row = problem.data.clip_ids.index(clip)
     assert problem.targets[1][row].argmax() != problem.given[row]
     assert problem.targets[2][row].argmax() == problem.given[row]
@@ -91,14 +91,14 @@ def test_a_refined_label_reaches_only_the_folds_it_was_made_for(profile):
 
 def test_pseudo_labelled_clips_join_the_training_and_are_never_scored(profile):
     refine(profile, {})
-    problem = runs.load_problem("p", BRANCHES, LABELS, "refined")
+    problem = learning.load_problem("p", BRANCHES, LABELS, "refined")
     extra = problem.data.clip_ids.index("c78")
-    assert problem.fold[extra] == runs.PSEUDO and problem.weights[0][extra] == 0.5
+    assert problem.fold[extra] == learning.PSEUDO and problem.weights[0][extra] == 0.5
     assert len(problem.given) == 60 and extra >= 60
 
 
 def test_scores_are_those_of_the_held_out_clips(profile):
-    problem = runs.load_problem("p", BRANCHES, LABELS, "given")
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
     result = runs.cross_validate("p", "late", problem, baselines.maker("late", problem.data.dims, 3), [0])
     rows = {row["split"]: row for row in runs.score_rows("p", problem, result, "late")}
     assert rows["test"]["n"] == 18 and rows["oof"]["n"] == 60
@@ -108,12 +108,12 @@ def test_scores_are_those_of_the_held_out_clips(profile):
 
 
 def test_the_truth_changes_scores_and_never_predictions(profile):
-    problem = runs.load_problem("p", BRANCHES, LABELS, "given")
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
     make = baselines.maker("logreg", problem.data.dims, 3)
     without = runs.cross_validate("p", "a", problem, make, [0])
     truth = pd.DataFrame({"clip_id": profile.index, "truth": "angry"})
     paths.write_parquet(truth, data_dir("p") / "truth.parquet")
-    again = runs.load_problem("p", BRANCHES, LABELS, "given")
+    again = learning.load_problem("p", BRANCHES, LABELS, "given")
     with_truth = runs.cross_validate("p", "b", again, make, [0])
     assert np.array_equal(without.test, with_truth.test) and np.array_equal(without.oof, with_truth.oof)
     rows = runs.score_rows("p", again, with_truth, "logreg")
@@ -146,7 +146,7 @@ def test_a_pair_of_equal_runs_differs_by_nothing(profile):
 
 def test_a_label_outside_the_label_set_is_named(profile):
     with pytest.raises(EcmfError, match="which is not one of neutral, angry"):
-        runs.load_problem("p", BRANCHES, LABELS[:2], "given")
+        learning.load_problem("p", BRANCHES, LABELS[:2], "given")
 
 
 @pytest.fixture
@@ -160,13 +160,13 @@ def other(profile, monkeypatch):
     corpus.save("q", clips, ["calm", "angry", "disgust"])
     paths.write_parquet(corpus.make_folds(clips, 3), data_dir("q") / "folds.parquet")
     same = {"recipe_hash": "r", "slug": "encoder-a", "dim": 3}
-    monkeypatch.setattr(runs.features, "selected", lambda *_: same)
+    monkeypatch.setattr(learning.features, "selected", lambda *_: same)
     return clips.set_index("clip_id")
 
 
 def test_another_corpus_is_learned_from_and_every_clip_of_this_one_is_tested(other):
     to = {"calm": "neutral", "disgust": "happy"}
-    problem = runs.load_problem("p", BRANCHES, LABELS, "given", "q", to)
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given", "q", to)
     assert set(problem.data.clip_ids) == set(other.index)
     assert len(problem.test.clip_ids) == 84 and (problem.test_y >= 0).sum() == 78
     result = runs.cross_validate("p", "x", problem, baselines.maker("late", problem.data.dims, 3), [0])
@@ -177,7 +177,7 @@ def test_another_corpus_is_learned_from_and_every_clip_of_this_one_is_tested(oth
 
 
 def test_labels_without_counterpart_are_left_out_and_told(other):
-    problem = runs.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
     assert set(problem.given) == {0, 1}
     told = problem.label_table()
     assert told.loc["disgust"].tolist() == ["left out", 28] and told.loc["calm", "counts as"] == "neutral"
@@ -185,13 +185,13 @@ def test_labels_without_counterpart_are_left_out_and_told(other):
 
 def test_label_of_the_other_corpus_that_nobody_mapped_is_named(other):
     with pytest.raises(EcmfError, match="'calm', which is not one of .*train_label_map"):
-        runs.load_problem("p", BRANCHES, LABELS, "given", "q")
+        learning.load_problem("p", BRANCHES, LABELS, "given", "q")
 
 
 def test_branches_encoded_differently_are_refused(other, monkeypatch):
-    monkeypatch.setattr(runs.features, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
+    monkeypatch.setattr(learning.features, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
     with pytest.raises(EcmfError, match="branch face: p has p of 3 numbers and q has q of 3"):
-        runs.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
+        learning.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
 
 
 def test_clips_that_both_corpora_have_are_not_learned_from(other):
@@ -199,17 +199,17 @@ def test_clips_that_both_corpora_have_are_not_learned_from(other):
     clips = corpus.read_clips("p")
     same = clips["content_hash"].where(clips.index >= 10, [f"q{i}" for i in range(len(clips))])
     corpus.save("p", clips.assign(content_hash=same), LABELS)
-    problem = runs.load_problem("p", BRANCHES, LABELS, "given", "q", to)
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given", "q", to)
     assert problem.in_both == 10 and not set(problem.data.clip_ids) & {f"c{i}" for i in range(10)}
     assert "10 of its clips are in both" in problem.origin()
     corpus.save("p", clips.assign(content_hash=None), LABELS)  # published features alone: the names tell
     with pytest.raises(EcmfError, match="no training clip of q is left: 84 are clips of p too"):
-        runs.load_problem("p", BRANCHES, LABELS, "given", "q", to)
+        learning.load_problem("p", BRANCHES, LABELS, "given", "q", to)
 
 
 def test_corpus_is_not_tested_on_itself_as_if_it_were_another(other):
     with pytest.raises(EcmfError, match="another profile than the one that is tested"):
-        runs.load_problem("p", BRANCHES, LABELS, "given", "p")
+        learning.load_problem("p", BRANCHES, LABELS, "given", "p")
 
 
 def test_scores_that_are_too_good_out_of_fold_are_doubted():

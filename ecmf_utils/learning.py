@@ -1,0 +1,187 @@
+"""What models learn from and are tested on: features, labels, folds and sample weights of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from . import corpus, cross, features, labelset
+from .paths import EcmfError, data_dir, read_parquet
+
+PSEUDO = -2  # fold of clips that may join every training set and are never scored
+
+
+@dataclass
+class Problem:
+    """What a model learns from and is tested on.
+
+    `data` holds the labelled training clips, then the pseudo-labelled ones; `fold`, `group` have a row for
+    each. `given` (M,) are the annotators' labels of the labelled ones, `test_y` those of `test` (-1: unknown).
+    `train_clips` are the manifest rows of `data`, `clips` those of `test`: of two corpora when
+    `train_profile` names another one.
+    """
+
+    labels: list[str]
+    branches: list[str]
+    trained_on: str
+    data: features.Features
+    fold: np.ndarray
+    group: np.ndarray
+    given: np.ndarray
+    targets: dict[int, np.ndarray]
+    weights: dict[int, np.ndarray]
+    test: features.Features
+    test_y: np.ndarray
+    clips: pd.DataFrame
+    train_clips: pd.DataFrame
+    train_profile: str = ""
+    label_map: dict[str, str | None] = field(default_factory=dict)
+    in_both: int = 0  # clips of `train_profile` that are clips of the tested corpus too, left out
+
+    def table(self) -> pd.DataFrame:
+        """How many clips have each branch, by role."""
+        n = len(self.given)
+        rows = {
+            b: {
+                "dimension": self.data.dims[b],
+                "training clips": int(self.data.present[b][:n].sum()),
+                "test clips": int(self.test.present[b][self.test_y >= 0].sum()),
+            }
+            for b in self.branches
+        }
+        total = {
+            "dimension": sum(self.data.dims.values()),
+            "training clips": n,
+            "test clips": int((self.test_y >= 0).sum()),
+        }
+        return pd.DataFrame(rows | {"all": total}).T
+
+    def origin(self) -> str:
+        """One line on whose clips are learned from."""
+        if not self.train_profile:
+            return "trained on this corpus's own training clips"
+        left = f"; {self.in_both} of its clips are in both and were left out" if self.in_both else ""
+        return f"trained on {self.train_profile}, tested on every clip of this corpus{left}"
+
+    def label_table(self) -> pd.DataFrame:
+        """What each label of the training corpus counts as, and how many labelled clips have it."""
+        found = self.train_clips.loc[self.train_clips["split"] == "train", "label"].value_counts()
+        counts_as = [self.label_map.get(label) or "left out" for label in found.index]
+        return pd.DataFrame({"counts as": counts_as, "clips": found.to_numpy()}, index=found.index)
+
+
+def load_problem(
+    profile: str,
+    branches: Sequence[str],
+    labels: Sequence[str],
+    trained_on: str = "refined",
+    train_profile: str = "",
+    label_map: Mapping[str, str | None] | None = None,
+) -> Problem:
+    """Features, labels and folds of a profile, ready for cross-validation.
+
+    Parameters
+    ----------
+    trained_on : {"refined", "given"}
+        Refined labels differ for every held-out fold: those for fold k were made without fold k.
+    train_profile : str
+        Train on this profile's clips instead; every usable clip of `profile` is then a test clip.
+    label_map : mapping, optional
+        Label of `train_profile` to one of `labels`, or None: its clips are left out.
+
+    Returns
+    -------
+    Problem
+        The truth of a generated corpus is not in it.
+
+    Raises
+    ------
+    EcmfError
+        A label outside the label set, or branches that the two profiles encode differently.
+    """
+    source = train_profile or profile
+    if train_profile == profile:
+        raise EcmfError(f"train_profile={train_profile}: expected another profile than the one that is tested")
+    if train_profile:
+        cross.same_recipes(profile, train_profile, branches)
+    clips = corpus.read_clips(profile).set_index("clip_id")
+    train = corpus.read_clips(source).set_index("clip_id") if train_profile else clips
+    becomes = labelset.becomes(source, train, labels, label_map or {})
+    folds = corpus.read_folds(source).set_index("clip_id")["fold"]
+    folds = folds[train["label"].reindex(folds.index).map(becomes).notna()]
+    known = cross.in_both(train, clips) if train_profile else set()
+    folds = folds[~folds.index.isin(known)]
+    if not len(folds):
+        raise EcmfError(f"no training clip of {source} is left: {len(known)} are clips of {profile} too")
+    code = {label: i for i, label in enumerate(labels)}
+    refined = _read_refined(source, becomes) if trained_on == "refined" else None
+    extra = [i for i in _pseudo_ids(refined, train) if i not in known] if refined is not None else []
+    ids = [*folds.index, *extra]
+    given = train["label"].reindex(folds.index).map(becomes).map(code).to_numpy(int)
+    fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), PSEUDO)])
+    targets, weights = {}, {}
+    for k in sorted(set(folds)):
+        targets[k], weights[k] = _targets(ids, given, refined, k, list(labels))
+    held, test_y = _held_out(clips, code, bool(train_profile))
+    return Problem(
+        list(labels),
+        list(branches),
+        trained_on,
+        features.load(source, branches, clip_ids=ids),
+        fold,
+        train["group"].reindex(ids).to_numpy(object),
+        given,
+        targets,
+        weights,
+        features.load(profile, branches, clip_ids=list(held.index)),
+        test_y,
+        clips,
+        train,
+        train_profile,
+        becomes,
+        len(known),
+    )
+
+
+def _held_out(clips: pd.DataFrame, code: dict[str, int], cross: bool) -> tuple[pd.DataFrame, np.ndarray]:
+    """The clips to predict and their labels, -1 where unknown or not to be scored."""
+    held = clips[(cross | (clips["split"] != "train")) & (clips["status"] == "ok")]
+    scored = cross | (held["split"] == "test")
+    return held, held["label"].map(code).where(scored).fillna(-1).to_numpy(int)
+
+
+def _read_refined(profile: str, becomes: Mapping[str, str | None]) -> pd.DataFrame:
+    refined = read_parquet(
+        data_dir(profile) / "labels" / "refined.parquet",
+        made_by=f"`ecmf run 40 --profile {profile}`",
+    )
+    mapped = refined["refined"].map(becomes)
+    lost = refined["refined"].notna() & mapped.isna()  # refined into a label that has no counterpart
+    return refined.assign(refined=mapped.where(mapped.notna(), None))[~lost]
+
+
+def _pseudo_ids(refined: pd.DataFrame, clips: pd.DataFrame) -> list[str]:
+    added = refined.loc[(refined["action"] == "added") & (refined["for_fold"] >= 0), "clip_id"]
+    return [clip_id for clip_id in clips.index if clip_id in set(added)]
+
+
+def _targets(
+    ids: list[str], given: np.ndarray, refined: pd.DataFrame | None, fold: int, labels: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Soft targets (N, C) and weights (N,) of a training set that fold `fold` is held out of."""
+    one_hot = np.eye(len(labels))
+    targets = np.full((len(ids), len(labels)), 1 / len(labels))
+    targets[: len(given)] = one_hot[given]
+    weights = np.zeros(len(ids))
+    weights[: len(given)] = 1
+    if refined is None:
+        return targets, weights
+    rows = refined[refined["for_fold"] == fold].set_index("clip_id").reindex(ids)
+    known = rows["refined"].notna().to_numpy()
+    code = {label: i for i, label in enumerate(labels)}
+    targets[known] = one_hot[rows.loc[known, "refined"].map(code).to_numpy(int)]
+    weights = np.where(rows["weight"].notna(), rows["weight"].fillna(0), weights)
+    return targets, weights
