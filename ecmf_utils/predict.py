@@ -63,9 +63,7 @@ def encode(
     for branch in branches:
         chosen = features.selected(profile, branch)
         row, reader = _reader(one, profile, branch, chosen["recipe"], labels, base_url, allow_remote)
-        model = encoders.load(
-            chosen["recipe"]["name"], branch, layers=chosen["recipe"]["layers"], device=device
-        )
+        model = encoders.again(chosen["recipe"], branch, device)
         made = features.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"]["pooling"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import re
+import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .paths import EcmfError, digest, file_hash
+from . import hub, towers
+from .inference import Batches, Network, hidden_states, timm_states
+from .paths import EcmfError
 
 MAX_TOKENS = 512
-SHORTEST_SOUND_S = 0.1  # below it the convolutions of a speech model have nothing to slide over
 READERS = {"frames": "AutoImageProcessor", "sound": "AutoFeatureExtractor", "text": "AutoTokenizer"}
-LAYERS = re.compile(r"last|(sum|mean)-last-([1-9]\d*)|layer-(\d+)")
-WHISPER_FRAMES_PER_S = 50  # the encoder's output, after its stride of two over 10 ms hops
+# weights that no hidden state depends on, so that a checkpoint may lack them
+UNUSED = ("pooler.", "masked_spec_embed", "lm_head.", "position_ids", "mask_token", "logit_")
 _schemas: list[Any] = []  # torch forgets a library whose object is collected
 
 
@@ -55,103 +56,172 @@ def mend_torchvision() -> bool:
     return bool(_schemas)
 
 
-def check_layers(layers: str) -> None:
-    """Refuse a choice of layers that nobody defined."""
-    if not LAYERS.fullmatch(layers):
-        raise EcmfError(
-            f"layers={layers!r} is unknown; expected last, sum-last-N, mean-last-N or layer-K"
-        )
-
-
 def load_transformers(
-    source: str, modality: str, layers: str, revision: str | None, device: str, batch_size: int,
-    max_tokens: int = MAX_TOKENS,
+    source: str, modality: str, layers: str, revision: str | None, device: str, precision: str,
+    budget: int, trust_remote_code: bool = False, max_tokens: int = MAX_TOKENS,
+    window_s: float = 30.0, overlap_s: float = 2.0,
 ) -> dict[str, Any]:  # fmt: skip
     """A transformers model as fields of an `Encoder`.
 
     Parameters
     ----------
     source : str
-        A hub id or a local folder with safetensors weights; code of the repository is never run.
+        A hub id or a local folder. Safetensors weights, or a pickled file of nothing but tensors.
     modality : str
         frames, sound or text.
+    budget : int
+        Frames, seconds of sound or tokens of a batch.
+    trust_remote_code : bool
+        Whether code that comes with the model may run.
+
+    Raises
+    ------
+    EcmfError
+        The model cannot be had, or its weights are not those of its configuration.
     """
     mend_torchvision()  # image processors, and much that imports them, need it
+    place = hub.find("hf", source, revision)
+    prepare, model = _load(f"hf:{source}", place, modality, precision, trust_remote_code)
+    projected = layers == "projected"
+    if projected and not (modality == "frames" and hasattr(model, "get_image_features")):
+        raise EcmfError(f"hf:{source}: layers=projected is for frames and models of images and text (CLIP, SigLIP)")
+    tower = model if projected else _tower(model, modality)
+    net = Network(tower, hidden_states, layers, device, precision)
+    net.model.to(device).eval()
+    if modality == "text":
+        made = towers.text_tower(net, prepare, budget, max_tokens)
+    elif modality == "sound":
+        made = towers.sound_tower(net, prepare, budget, window_s, overlap_s)
+    elif net.model.config.model_type in towers.VIDEO:
+        made = towers.video_tower(net, prepare, budget)
+    else:
+        made = towers.frames_tower(net, prepare, budget)
+    recipe = {"library": "transformers", "precision": precision} | made.pop("recipe", {})
+    return made | {
+        "revision": place.revision,
+        "sample_rate": prepare.sampling_rate if modality == "sound" else None,
+        "recipe": recipe | ({"trust_remote_code": True} if trust_remote_code else {}),
+    }
+
+
+def _load(name: str, place: hub.Place, modality: str, precision: str, trust: bool) -> tuple[Any, Any]:
+    """What prepares the input, and the model with all its weights."""
     import torch
     import transformers
 
-    options = {"revision": revision, "trust_remote_code": False}
-    options = {name: value for name, value in options.items() if value is not None}
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")  # a request to the hub in the background
+    options: dict[str, Any] = {"trust_remote_code": trust}
+    options |= {"revision": place.commit} if place.commit else {}
+    dtype = torch.bfloat16 if precision == "bf16-weights" else torch.float32
     before = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        prepare = getattr(transformers, READERS[modality]).from_pretrained(source, **options)
-        model = transformers.AutoModel.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, **options
+        prepare = getattr(transformers, READERS[modality]).from_pretrained(place.source, **options)
+        model, told = transformers.AutoModel.from_pretrained(
+            place.source, dtype=dtype, weights_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,  # told in one line below
         )
     except Exception as error:  # hub, disk, format: transformers raises a dozen kinds
-        raise EcmfError(_cannot_load(f"hf:{source}", error)) from error
+        raise EcmfError(f"{name}: {_reason(error)}") from error
     finally:
         transformers.utils.logging.set_verbosity(before)
-    model = _tower(model, modality).to(device).eval()
-    build = {"frames": _vision, "sound": _sound, "text": _text}[modality]
-    return {
-        "run": build(model, prepare, layers, device, batch_size, max_tokens),
-        "revision": _revision(source, getattr(model.config, "_commit_hash", None) or revision),
-        "sample_rate": getattr(prepare, "sampling_rate", None) if modality == "sound" else None,
-        "recipe": {"library": "transformers", "max_tokens": max_tokens, "dtype": "float32"},
-    }
+    _check_weights(name, told)
+    known, wanted = len(prepare) if modality == "text" else 1, getattr(model.config, "vocab_size", 0)
+    if modality == "text" and known < wanted / 2:  # transformers makes up an empty one where files are missing
+        raise EcmfError(f"{name}: the tokenizer knows {known:,} tokens, the model {wanted:,}: its files are missing")
+    return prepare, model
 
 
-def load_timm(source: str, layers: str, device: str, batch_size: int) -> dict[str, Any]:
+def _check_weights(name: str, told: dict[str, Any]) -> None:
+    """Refuse a model of which parts would stay random."""
+    missing = sorted(key for key in told["missing_keys"] if not any(part in key for part in UNUSED))
+    mismatched = sorted(str(one[0]) for one in told["mismatched_keys"])
+    if missing or mismatched:
+        wrong = [*mismatched, *missing]
+        raise EcmfError(
+            f"{name}: the weights are not those of the configuration: {len(wrong)} are missing or of another shape, "
+            f"the first is {wrong[0]}; take both from the same model"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """One line for whatever a library raised while it loaded a model."""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:160]
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own; read that code, then say trust_remote_code=true"
+    if "weights_only" in str(error).lower() or "Unpickl" in type(error).__name__:
+        return "its weights are a pickled file that would run code, which is refused; give a safetensors file"
+    if "401" in text or "403" in text or "gated" in text.lower():
+        return f"no access ({text}); accept the model's terms on its page, then `hf auth login`"
+    return f"the encoder cannot be loaded ({text}); give the folder of a whole local copy, or another model"
+
+
+def load_timm(source: str, layers: str, device: str, precision: str, budget: int) -> dict[str, Any]:
     """A timm model without its head, as fields of an `Encoder`; one pooled vector a frame."""
-    if layers != "last":
-        raise EcmfError(f"timm:{source}: timm encoders give layers=last only, not {layers!r}")
     mend_torchvision()
     import timm
     import torch
-    from PIL import Image
 
-    local = Path(source).is_dir()
-    if local and not (Path(source) / "model.safetensors").exists():
-        raise EcmfError(f"timm:{source}: no model.safetensors in the folder; it is needed")
-    try:
-        name = f"local-dir:{source}" if local else source
-        model = timm.create_model(name, pretrained=True, num_classes=0).to(device).eval()
-    except Exception as error:  # hub, disk, unknown name: timm raises as many kinds
-        raise EcmfError(_cannot_load(f"timm:{source}", error)) from error
+    model, revision = _timm_model(source)
+    model = model.to(device, torch.bfloat16 if precision == "bf16-weights" else None).eval()
     settings = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**settings, is_training=False)
+    net = Network(model, timm_states, layers, device, precision)
 
-    def forward(frames: list[np.ndarray]) -> np.ndarray:
-        pixels = torch.stack([transform(Image.fromarray(frame)) for frame in frames])
-        with torch.inference_mode():
-            return model(pixels.to(device)).float().cpu().numpy()
+    def forward(items: list[np.ndarray]) -> np.ndarray:
+        return net(x=torch.from_numpy(np.stack(items))).cpu().numpy()[:, None]
 
+    batches = Batches(forward, budget)
     return {
-        "run": _by_frame(forward, batch_size),
-        "revision": _revision(source, None),
+        "prepare": partial(towers.prepare_timm, transform=transform),
+        "run": towers.runner(batches),
+        "batches": batches,
+        "net": net,
+        "revision": revision,
         "sample_rate": None,
-        "recipe": {"library": "timm", "input": list(settings["input_size"]), "dtype": "float32"},
+        "recipe": {"library": "timm", "input": list(settings["input_size"]), "precision": precision},
     }
 
 
-def _cannot_load(name: str, error: Exception) -> str:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"{name}: the encoder cannot be loaded ({reason.strip()[:200]}); give the folder of a "
-        "local copy with safetensors weights, or `hf auth login` where the model is gated"
-    )
+def _timm_model(source: str) -> tuple[Any, str]:
+    """A model without its head and its revision, from a folder, timm's own list or another hub id."""
+    import timm
+
+    source = source.removeprefix("hf-hub:")
+    known = None
+    if not Path(source).is_dir() and "/" not in source:
+        known = _known_to_timm(source)
+    where, _, revision = (known.hf_hub_id if known is not None else source).partition("@")
+    place = hub.find("timm", where, revision or None)
+    if place.commit is None and not (Path(place.source) / "model.safetensors").exists():
+        raise EcmfError(f"timm:{source}: no model.safetensors in the folder; it is needed")
+    pinned = f"{place.source}@{place.commit}"
+    try:
+        if place.commit is None:
+            return timm.create_model(f"local-dir:{place.source}", pretrained=True, num_classes=0), place.revision
+        if known is None:
+            return timm.create_model(f"hf-hub:{pinned}", pretrained=True, num_classes=0), place.revision
+        overlay = {"hf_hub_id": pinned}
+        made = timm.create_model(source, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+        return made, place.revision
+    except Exception as error:  # hub, disk, a folder of something else: timm raises as many kinds
+        raise EcmfError(f"timm:{source}: {_reason(error)}") from error
 
 
-def _revision(source: str, revision: str | None) -> str:
-    """The commit of a hub model; for a folder a hash of its configuration and weights."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return revision or "unknown"
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
-    return "local-" + digest([file_hash(file) for file in files])
+def _known_to_timm(source: str) -> Any:
+    """timm's own entry of a model with weights."""
+    import timm
+
+    try:
+        known = timm.get_pretrained_cfg(source)
+    except Exception:  # tags and names that it cannot split
+        known = None
+    if known is None or not known.hf_hub_id:
+        near = timm.list_pretrained(f"*{source.split('.')[0]}*")[:3]
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_pretrained() lists all"
+        raise EcmfError(f"timm:{source}: timm has no weights of this name{hint}")
+    return known
 
 
 def _tower(model: Any, modality: str) -> Any:
@@ -159,103 +229,3 @@ def _tower(model: Any, modality: str) -> Any:
     name = {"frames": "vision_model", "text": "text_model", "sound": "encoder"}[modality]
     joint = {"frames": True, "text": True, "sound": model.config.model_type == "whisper"}[modality]
     return getattr(model, name) if joint and hasattr(model, name) else model
-
-
-def _hidden(model: Any, layers: str, **inputs: Any) -> Any:
-    """The chosen hidden states (batch, T, D), or (batch, D, H, W) of a convolutional model."""
-    output = model(**inputs, output_hidden_states=layers != "last", return_dict=True)
-    if layers == "last":
-        return output.last_hidden_state
-    states, (how, last, one) = output.hidden_states, LAYERS.fullmatch(layers).groups()
-    if int(one or 0) >= len(states) or int(last or 1) > len(states):
-        raise EcmfError(f"layers={layers!r}: the model has {len(states) - 1} layers only")
-    if one is not None:
-        return states[int(one)]
-    total = sum(states[-int(last) :])
-    return total / int(last) if how == "mean" else total
-
-
-def _by_frame(
-    forward: Callable[[list[np.ndarray]], np.ndarray], batch_size: int
-) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """Encode the frames of several clips in common batches and hand them back clip by clip."""
-
-    def encode(clips: list[np.ndarray]) -> list[np.ndarray]:
-        flat = [frame for clip in clips for frame in clip]
-        batches = [flat[i : i + batch_size] for i in range(0, len(flat), batch_size)]
-        vectors = np.concatenate([forward(batch) for batch in batches])
-        return np.split(vectors, np.cumsum([len(clip) for clip in clips])[:-1])
-
-    return encode
-
-
-def _vision(
-    model: Any, prepare: Any, layers: str, device: str, batch_size: int, _: int
-) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """One vector a frame: the class token where the model has one, else the mean of the patches."""
-    import torch
-
-    def forward(frames: list[np.ndarray]) -> np.ndarray:
-        layout = {"return_tensors": "pt", "input_data_format": "channels_last"}
-        pixels = prepare(images=list(frames), **layout)["pixel_values"].to(device)
-        with torch.inference_mode():
-            hidden = _hidden(model, layers, pixel_values=pixels).float()
-        if hidden.ndim == 4:
-            return hidden.mean((2, 3)).cpu().numpy()
-        side = getattr(model.config, "patch_size", None)
-        n_patches = (pixels.shape[-2] // side) * (pixels.shape[-1] // side) if side else None
-        classed = n_patches is not None and hidden.shape[1] > n_patches
-        return (hidden[:, 0] if classed else hidden.mean(1)).cpu().numpy()
-
-    return _by_frame(forward, batch_size)
-
-
-def _sound(
-    model: Any, prepare: Any, layers: str, device: str, _: int, __: int
-) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """Rows of a speech model; each clip alone, since padding changes models with group norm."""
-    import torch
-
-    rate = prepare.sampling_rate
-    whisper = model.config.model_type == "whisper"
-
-    def one(sound: np.ndarray) -> np.ndarray:
-        shortest = int(SHORTEST_SOUND_S * rate)
-        sound = np.pad(sound, (0, max(0, shortest - len(sound))))
-        inputs = prepare(sound, sampling_rate=rate, return_tensors="pt")
-        key = "input_features" if "input_features" in inputs else "input_values"
-        with torch.inference_mode():
-            hidden = _hidden(model, layers, **{key: inputs[key].to(device)})[0].float()
-        if whisper:  # it always hears 30 s; the rest is padding
-            hidden = hidden[: int(np.ceil(len(sound) / rate * WHISPER_FRAMES_PER_S))]
-        return hidden.cpu().numpy()
-
-    return lambda clips: [one(sound) for sound in clips]
-
-
-def _text(
-    model: Any, prepare: Any, layers: str, device: str, batch_size: int, max_tokens: int
-) -> Callable[[list[str]], list[np.ndarray]]:
-    """Rows of the tokens of each text, without padding."""
-    import torch
-
-    if prepare.pad_token is None:
-        prepare.pad_token = prepare.eos_token
-    prepare.padding_side = "right"  # positions count from the left in every model
-    positions = getattr(model.config, "max_position_embeddings", max_tokens)
-    limit = int(min(max_tokens, prepare.model_max_length, positions))
-
-    def batch(texts: list[str]) -> list[np.ndarray]:
-        inputs = prepare(
-            texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        ).to(device)
-        with torch.inference_mode():
-            hidden = _hidden(model, layers, **inputs).float().cpu().numpy()
-        masks = inputs["attention_mask"].bool().cpu().numpy()
-        return [rows[mask] for rows, mask in zip(hidden, masks, strict=True)]
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        starts = range(0, len(texts), batch_size)
-        return [rows for i in starts for rows in batch(list(texts[i : i + batch_size]))]
-
-    return encode

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -14,7 +16,33 @@ _shown = False
 BATCH_INTERVAL_S = 10.0  # a log file wants a line now and then, not ten a second
 
 
-def track(items: Iterable[Item], total: int | None = None, what: str = "") -> Iterator[Item]:
+@dataclass
+class Meter:
+    """How much of the time since it was made went into one kind of work."""
+
+    start: float = field(default_factory=time.perf_counter)
+    busy_s: float = 0.0
+
+    def timed(self, work: Callable[[], Item]) -> Item:
+        """Do the work that is measured."""
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.busy_s += time.perf_counter() - start
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    def share(self) -> float:
+        """Of the time so far, from 0 to 1."""
+        return self.busy_s / max(self.elapsed_s(), 1e-9)
+
+
+def track(
+    items: Iterable[Item], total: int | None = None, what: str = "", note: Callable[[], str] | None = None
+) -> Iterator[Item]:
     """Pass the items on and show how many are done, on stderr.
 
     Shown on a terminal and in the log of a batch run, never among a notebook's outputs (which are
@@ -27,6 +55,8 @@ def track(items: Iterable[Item], total: int | None = None, what: str = "") -> It
         How many there will be, when the iterable cannot say.
     what : str
         A word or two before the bar.
+    note : callable, optional
+        What to say behind the bar, asked for with every item.
     """
     global _shown
     if _shown:  # a bar within a bar says nothing more, and fills a log
@@ -36,7 +66,7 @@ def track(items: Iterable[Item], total: int | None = None, what: str = "") -> It
     in_log = "ECMF_LOG_FD" in os.environ
     _shown = True
     try:
-        yield from tqdm(
+        bar = tqdm(
             items,
             total=total,
             desc=what,
@@ -47,6 +77,10 @@ def track(items: Iterable[Item], total: int | None = None, what: str = "") -> It
             leave=False,
             ascii=in_log,
         )
+        for item in bar:
+            if note and not bar.disable:
+                bar.set_postfix_str(note(), refresh=False)
+            yield item
     finally:
         _shown = False
 

@@ -12,19 +12,36 @@ from . import faces, media, paths
 
 
 class Timed(NamedTuple):
-    """Frames and their times in seconds, so that frame-level files can say when."""
+    """Frames and their times in seconds, so that frame-level files can say when; a problem that is no failure."""
 
     frames: np.ndarray
     times: np.ndarray
+    problem: str = ""
+    detail: str = ""
 
 
-def read_scene(row: dict[str, Any], n_frames: int = 8, max_side: int = 320) -> Timed:
-    """Whole frames uint8 (F, H, W, 3) in the middle of `n_frames` equal parts of the clip."""
+def read_scene(row: dict[str, Any], n_frames: int = 8, max_side: int = 320, frame_rate: float = 0.0) -> Timed:
+    """Whole frames uint8 (F, H, W, 3) in the middle of equal parts of the clip, chosen by time stamp.
+
+    Parameters
+    ----------
+    n_frames : int
+        So many parts; with `frame_rate` the most there may be.
+    frame_rate : float
+        Frames a second instead of a number.
+    """
     video = _path(row, "video", "no_video_stream")
     duration = row.get("duration_s")
     if duration is None or pd.isna(duration):
         duration = media.probe(video)["duration_s"]
-    return Timed(*media.read_frames(video, media.frame_times(float(duration), n_frames), max_side))
+    wanted = max(1, round(duration * frame_rate)) if frame_rate else n_frames
+    times = media.frame_times(float(duration), min(wanted, n_frames))
+    found = Timed(*media.read_frames(video, times, max_side))
+    if wanted > n_frames:
+        return found._replace(problem="frames_thinned", detail=f"{n_frames} of {wanted:,} frames")
+    if (distinct := len(np.unique(found.times))) < len(times):
+        return found._replace(problem="few_frames", detail=f"{distinct} of {len(times)} frames")
+    return found
 
 
 def read_face(row: dict[str, Any], profile: str) -> Timed:

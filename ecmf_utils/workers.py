@@ -86,6 +86,7 @@ def parallel_map(
     n_workers: int = 0,
     initializer: Callable[[], None] | None = None,
     chunk: int = 1,
+    ahead: int = 0,
 ) -> Iterator[Any]:
     """Apply a function in worker processes, results in the order of the items.
 
@@ -101,6 +102,9 @@ def parallel_map(
         Run once in each worker.
     chunk : int
         Items handed to a worker at a time.
+    ahead : int
+        Chunks that may wait or be at work; 0: a few per worker. More of them bridge a consumer that
+        takes many results at once.
 
     Raises
     ------
@@ -121,7 +125,7 @@ def parallel_map(
     )
     with _importable_main():
         try:
-            for results in _in_order(pool, fn, iter(items), n_workers * AHEAD, chunk):
+            for results in _in_order(pool, fn, iter(items), max(ahead, n_workers * AHEAD), chunk):
                 yield from results
         except BrokenProcessPool as error:
             raise EcmfError(

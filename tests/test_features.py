@@ -262,7 +262,7 @@ def test_every_reader_names_what_is_not_there(home, tmp_path):
     faces.detect_corpus(clips, "p", 1)
     read_crops = partial(features.read_face, profile="p")
     looks = {
-        "scene": (features.read_scene, ["no_video_stream", None, "no_video_stream"]),
+        "scene": (features.read_scene, ["no_video_stream", "few_frames", "no_video_stream"]),
         "face": (read_crops, ["no_video_stream", "no_face", "no_video_stream"]),
         "audio": (features.read_audio, [None, "no_sound_stream", "silent_sound"]),
     }  # fmt: skip

@@ -1,0 +1,102 @@
+"""Where the weights of a named model are: a folder, the hub's cache on this machine, or the hub."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from .paths import EcmfError, digest, file_hash
+
+TIMEOUT_S = 10.0  # of the one question that is asked before anything is downloaded
+LOCAL = "or give the folder of a local copy: `hf download {id} --local-dir DIR`, then {scheme}:DIR"
+
+
+class Place(NamedTuple):
+    """A model that was found.
+
+    Attributes
+    ----------
+    source : str
+        A folder or a hub id.
+    commit : str or None
+        To load, of a hub model.
+    revision : str
+        For the recipe: the commit, or a hash of a folder's configuration and weights.
+    """
+
+    source: str
+    commit: str | None
+    revision: str
+
+
+def find(scheme: str, source: str, revision: str | None = None) -> Place:
+    """Find out what a name means, and pin the commit; nothing is downloaded yet.
+
+    A hub model that is in this machine's cache is taken from there, without a connection.
+
+    Parameters
+    ----------
+    scheme : str
+        `hf` or `timm`, for what a person is told.
+    source : str
+        Folder or hub id.
+    revision : str, optional
+        Commit, tag or branch of a hub model; `main` when left out.
+
+    Raises
+    ------
+    EcmfError
+        No such folder or model, no access, no such revision, no connection: and what to do.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Place(str(folder), None, _hash_of(folder))
+    name = f"{scheme}:{source}"
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1 or not source.strip("/"):
+        raise EcmfError(f"{name}: no such folder; expected a folder with the model's files, or a hub id")
+    commit = _cached(source, revision)
+    if commit is None:
+        commit = _ask(name, scheme, source, revision)
+        print(f"{name}: fetched from the hub, commit {commit[:12]}", file=sys.stderr)
+    return Place(source, commit, commit)
+
+
+def _hash_of(folder: Path) -> str:
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")])
+    return "local-" + digest([file_hash(file) for file in files])
+
+
+def _cached(source: str, revision: str | None) -> str | None:
+    """The commit of the copy in the cache."""
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(source, "config.json", revision=revision)
+    except errors.HFValidationError:
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _ask(name: str, scheme: str, source: str, revision: str | None) -> str:
+    """The commit that the hub has now."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    local = LOCAL.format(id=source, scheme=scheme)
+    try:
+        return huggingface_hub.HfApi().model_info(source, revision=revision, timeout=TIMEOUT_S).sha
+    except errors.HFValidationError:
+        line = "neither a folder nor the id of a hub model (OWNER/NAME)"
+    except errors.GatedRepoError:
+        line = f"the model is gated: accept its terms on its page, then `hf auth login`, {local}"
+    except errors.RevisionNotFoundError:
+        line = f"there is no revision {revision!r}; look at the model's commits and tags on its page"
+    except errors.RepositoryNotFoundError:
+        line = f"the hub has no such model, or it is private: `hf auth login`, {local}"
+    except errors.OfflineModeIsEnabled:
+        line = f"not in this machine's cache, and HF_HUB_OFFLINE is set: unset it, {local}"
+    except Exception as error:  # httpx, the system, a proxy: whatever keeps a connection from being made
+        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        line = f"not in this machine's cache, and the hub cannot be reached ({reason}): connect, {local}"
+    raise EcmfError(f"{name}: {line}") from None
