@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ EXAMPLES = """examples:
   ecmf reproduce folder --set source=DIR
   ecmf corpus ravdess --set source=DIR
   ecmf run 22_extract_scene --profile demo --set pooling=mean+std
+  ecmf encoders audio
   ecmf verify demo
 """
 
@@ -126,6 +128,15 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _encoders(options: argparse.Namespace) -> int:
+    from . import catalogue
+
+    found = catalogue.list_encoders(options.branch)
+    rows = json.loads(found.to_json(orient="records"))
+    print(json.dumps(rows, indent=1, ensure_ascii=False) if options.json else catalogue.table(found))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ecmf",
@@ -169,6 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         _add(commands, name, function, text).add_argument("profile")
     _add(commands, "list", _list, "show the notebooks and the profiles")
+    known = _add(commands, "encoders", _encoders, "show the encoders, what they give and whether they are here")
+    known.add_argument("branch", nargs="?", default="", metavar="BRANCH", help="only those of scene, face, ... (all)")
+    known.add_argument("--json", action="store_true", help="all facts, for programs")
     return parser
 
 

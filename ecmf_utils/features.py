@@ -27,6 +27,7 @@ __all__ = [
 
 MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_extract_audio",
            "text": "24_extract_text", "context": "30_enrich_text"}  # fmt: skip
+PART = 32  # clips that are encoded, and written, at a time
 FEW_CLIPS = 32  # starting processes takes longer than this many clips
 LEVELS = ("utterance", "frame")
 
@@ -79,7 +80,7 @@ def extract(
     level: str = "utterance",
     shard: int = 0,
     n_shards: int = 1,
-    part: int = 32,
+    part: int = PART,
     n_workers: int = 0,
     extra: dict[str, Any] | None = None,
 ) -> pd.DataFrame:

@@ -43,6 +43,10 @@ PROBLEMS = {
     "no_answer": "there is no valid answer of the language model",
     "encoder_failed": "the encoder stopped with an error on this clip",
     "not_finite": "there are numbers that are not finite",
+    "text_cut": "the transcript is longer than the encoder reads; its end was left out",
+    "sound_windows": "the sound is longer than the encoder's window; it was encoded piece by piece",
+    "frames_thinned": "the clip is long: frames were taken farther apart than asked for",
+    "few_frames": "there are fewer frames than were asked for; some were taken more than once",
 }
 SILENCE = 1e-4  # peak amplitude; 16-bit sound of up to three quantisation steps counts as silent
 SEEK_GAP_S = 10.0  # decoding through a shorter gap is cheaper than seeking

@@ -194,8 +194,6 @@ def _timm_model(source: str) -> tuple[Any, str]:
         known = _known_to_timm(source)
     where, _, revision = (known.hf_hub_id if known is not None else source).partition("@")
     place = hub.find("timm", where, revision or None)
-    if place.commit is None and not (Path(place.source) / "model.safetensors").exists():
-        raise EcmfError(f"timm:{source}: no model.safetensors in the folder; it is needed")
     pinned = f"{place.source}@{place.commit}"
     try:
         if place.commit is None:

@@ -39,6 +39,8 @@ def notebooks(home, monkeypatch):
         ("export-features words txet --to /tmp", "unknown branch 'txet'; did you mean text?"),
         ("verify demp", "unknown profile 'demp'"),
         ("index demp", "unknown profile 'demp'"),
+        ("encoders txet", "unknown branch 'txet'; did you mean text?"),
+        ("encoders", "broken.yaml, line 2: not valid YAML"),
     ],
 )
 def test_bad_input_is_one_line(command, line, capsys):
