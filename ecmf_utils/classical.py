@@ -23,6 +23,7 @@ N_MELS, N_MFCC = 24, 13
 PITCH_HZ = (70.0, 450.0)
 OCTAVE_COST = 0.05  # of the correlation: a tone also repeats every two and three periods
 ACTIVE_DB = 30.0  # parts of the sound quieter than this below the loudest are left out
+BLOCK = 6000  # windows (a minute) at a time: a spectrum takes far more memory than what is kept of it
 
 
 def scene(frames: np.ndarray) -> np.ndarray:
@@ -100,15 +101,13 @@ def audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     float32 (active frames, 62)
     """
     windows = _windows(sound, sample_rate)
-    power = np.abs(rfft(windows * np.hanning(windows.shape[1]), N_FFT, axis=1)) ** 2
-    mel = np.log(power @ _mel_bank(sample_rate).T + 1e-8)
+    blocks = [_measure(windows, first, sample_rate) for first in range(0, len(windows), BLOCK)]
+    mel, spectrum, crossings, loudness, lag, voicing = (np.concatenate(one) for one in zip(*blocks, strict=True))
     cepstrum = dct(mel, norm="ortho", axis=1)[:, 1 : N_MFCC + 1]
-    loudness = 10 * np.log10(np.mean(np.square(windows), axis=1) + 1e-9)
-    pitch, voicing = _pitch(windows, sample_rate)
+    pitch = _pitch(lag, voicing, sample_rate)
     rows = np.concatenate(
         [
-            mel - mel.mean(1, keepdims=True), cepstrum, _delta(cepstrum),
-            _spectrum(power, sample_rate), _crossings(windows)[:, None],
+            mel - mel.mean(1, keepdims=True), cepstrum, _delta(cepstrum), spectrum, crossings[:, None],
             np.stack([loudness, _delta(loudness), voicing, pitch, _delta(pitch)], 1),
         ],
         axis=1,
@@ -184,6 +183,17 @@ def _windows(sound: np.ndarray, sample_rate: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
 
 
+def _measure(windows: np.ndarray, first: int, sample_rate: int) -> tuple[np.ndarray, ...]:
+    """Of a block of windows: mel spectra, shape of the spectra, crossings, loudness, lags and voicing."""
+    before = int(first > 0)  # one more in front, from which the spectrum of the first one changes
+    block = windows[first - before : first + BLOCK]
+    power = np.abs(rfft(block * np.hanning(block.shape[1]), N_FFT, axis=1)) ** 2
+    mel = np.log(power @ _mel_bank(sample_rate).T + 1e-8)
+    loudness = 10 * np.log10(np.mean(np.square(block), axis=1) + 1e-9)
+    found = mel, _spectrum(power, sample_rate), _crossings(block), loudness, *_lags(block, sample_rate)
+    return tuple(one[before:] for one in found)
+
+
 @lru_cache(maxsize=4)
 def _mel_bank(sample_rate: int) -> np.ndarray:
     """Triangles on the mel scale (O'Shaughnessy 1987), (N_MELS, N_FFT // 2 + 1)."""
@@ -195,8 +205,8 @@ def _mel_bank(sample_rate: int) -> np.ndarray:
     return np.clip(np.minimum(up, down), 0, None)
 
 
-def _pitch(windows: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pitch in octaves above 100 Hz, carried over unvoiced parts, and voicing in [0, 1]."""
+def _lags(windows: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Period of each window in samples, and voicing in [0, 1]."""
     centred = windows - windows.mean(1, keepdims=True)
     spectrum = np.abs(rfft(centred, 2 * N_FFT, axis=1)) ** 2
     correlation = irfft(spectrum, axis=1)[:, : windows.shape[1]]
@@ -205,12 +215,16 @@ def _pitch(windows: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarra
     first, last = (int(sample_rate / hz) for hz in PITCH_HZ[::-1])
     octaves_down = np.log2(np.arange(first, last) / first)
     lag = first + (correlation[:, first:last] - OCTAVE_COST * octaves_down).argmax(1)
-    voicing = np.clip(correlation[np.arange(len(lag)), lag], 0, 1)
+    return lag, np.clip(correlation[np.arange(len(lag)), lag], 0, 1)
+
+
+def _pitch(lag: np.ndarray, voicing: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Pitch in octaves above 100 Hz, carried over unvoiced parts."""
     octaves = np.log2(sample_rate / lag / 100)
     voiced = np.flatnonzero(voicing > 0.5)
     if len(voiced) == 0:
-        return np.zeros(len(lag)), voicing
-    return np.interp(np.arange(len(lag)), voiced, octaves[voiced]), voicing
+        return np.zeros(len(lag))
+    return np.interp(np.arange(len(lag)), voiced, octaves[voiced])
 
 
 def _spectrum(power: np.ndarray, sample_rate: int) -> np.ndarray:

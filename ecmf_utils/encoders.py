@@ -147,6 +147,7 @@ def load(
         half precision that changes vectors by more than `MOST_DEVIATION`.
     """
     check_layers(layers)
+    _check_limits(batch_size=batch_size, **limits)
     kind = modality or MODALITY.get(branch)
     if kind is None:
         raise EcmfError(f"branch {branch!r} is not standard: say modality=frames, sound or text")
@@ -199,6 +200,15 @@ def pool(frames: np.ndarray, pooling: str = "mean") -> np.ndarray:
 def pooled_dim(dim: int, pooling: str) -> int:
     """Length of a pooled vector."""
     return len(pool(np.zeros((1, dim)), pooling))
+
+
+def _check_limits(batch_size: int, window_s: float = 30.0, overlap_s: float = 0.0, max_tokens: int = 1) -> None:
+    if batch_size < 0:
+        raise EcmfError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
+    if not 0 <= overlap_s < window_s:
+        raise EcmfError(f"window_s={window_s:g}, overlap_s={overlap_s:g}: expected 0 <= overlap < window")
+    if max_tokens < 1:
+        raise EcmfError(f"max_tokens={max_tokens}: expected at least 1")
 
 
 def _not_here(_: list[Any]) -> list[np.ndarray]:

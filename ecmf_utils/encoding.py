@@ -60,12 +60,17 @@ def _told(given: Any) -> dict[str, str]:
 
 def _fate(error: MediaError) -> dict[str, Any]:
     status = "missing" if error.code in MISSING else "failed"
-    return {"status": status, "problem": error.code, "detail": error.detail}
+    return {"status": status, "problem": error.code, "detail": _line(error.detail)}
 
 
 def _failed(code: str, error: Exception | str) -> dict[str, Any]:
     told = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return {"status": "failed", "problem": code, "detail": told}
+    return {"status": "failed", "problem": code, "detail": _line(told)}
+
+
+def _line(text: str) -> str:
+    """The first line of what an error says, as a file can hold it."""
+    return next(iter(text.splitlines()), "").encode(errors="replace").decode()
 
 
 def _when(given: Any, encoder: encoders.Encoder) -> tuple[np.ndarray | None, float | None]:

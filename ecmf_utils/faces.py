@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,16 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from . import media, paths, workers
-from .facecrops import align, landmark_file
-from .facetracks import MIN_FRAMES, PEAK_SCORE, join
+from . import facetable, media, paths, workers
+from .facecrops import BOX, describe, landmark_file
+from .facetracks import MIN_FRAMES, PEAK_SCORE, count_people, join
 from .progress import track
 
-VERSION = 1
+VERSION = 2
 LOWEST_SCORE = -0.1  # a detection below it is not kept, even inside a track
 READ_SIDE = 960  # crops are cut from frames up to this longer side, so that small faces stay sharp
-SHARP = 120.0  # variance of the Laplacian of a crop that counts as fully sharp
-BOX = ["x", "y", "w", "h"]
+PART = 1000  # clips whose rows become a table at a time: as dicts they take ten times the memory
 SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("frame", pa.int32()), ("time_s", pa.float64())]
     + [(side, pa.float64()) for side in BOX]
@@ -81,7 +81,8 @@ def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.
     rows : list of dict
         One for each face and sampled frame, boxes and landmarks in pixels of the upright original,
         in the order of track and time. Track 0 is the main face, the one with the largest sum of
-        areas. Without a face: one row with empty box and problem `no_face`.
+        areas. Without a face: one row with empty box and problem `no_face`. Where `max_frames` did not
+        suffice the problem is `frames_thinned`, and `detail` says by how much.
     crops : uint8 (F, size, size, 3)
         RGB, one for each row of track 0.
 
@@ -94,51 +95,67 @@ def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.
     info = media.probe(path)
     if not info["has_video"]:
         raise media.MediaError("no_video_stream", path)
-    count = int(np.clip(round(info["duration_s"] / how["every_s"]), 1, how["max_frames"]))
-    wanted = media.frame_times(info["duration_s"], min(count, info["n_frames"]))
-    frames, times = media.read_frames(path, wanted, max_side=READ_SIDE)
+    frames, times, thinned = _sample(path, info, how)
     people = join([_boxes(frame, how) for frame in frames], times)
+    shared = {"people": count_people(people), "n_sampled": len(times), "detail": thinned}
     if not people:
-        nobody = {"status": "missing", "problem": "no_face", "n_sampled": len(times), "people": 0}
-        return [nobody], _no_crops(how)
+        return [{"status": "missing", "problem": "no_face"} | shared], _no_crops(how)
+    shared |= {"status": "ok", "problem": "frames_thinned" if thinned else None}
     to_original = max(info["width"], info["height"]) / max(frames.shape[1:3])
     rows, crops = [], []
     for number, person in enumerate(people):
         for found in person:
-            row, crop = _describe(frames[found["frame"]], found, how, to_original)
-            rows.append(row | {"time_s": float(times[found["frame"]]), "track": number})
+            row, crop = describe(frames[found["frame"]], found, how, to_original)
+            rows.append(row | {"time_s": float(times[found["frame"]]), "track": number} | shared)
             crops += [crop] if number == 0 else []
-    shared = {"people": len(people), "n_sampled": len(times), "status": "ok", "problem": None}
-    return [row | shared for row in rows], np.stack(crops)
+    return rows, np.stack(crops)
+
+
+def _sample(
+    path: Path | str, info: dict[str, Any], how: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Distinct frames of a clip, their times, and a line when they are farther apart than asked for."""
+    wanted = max(1, min(round(info["duration_s"] / how["every_s"]), info["n_frames"]))
+    count = min(wanted, how["max_frames"])
+    step = info["duration_s"] / count
+    thinned = f"{count} of {wanted:,} frames, one every {step:.1f} s" if wanted > count else None
+    frames, times = media.read_frames(path, media.frame_times(info["duration_s"], count), READ_SIDE)
+    new = np.append(True, np.diff(times) > 0)  # a picture that stands still is seen once
+    return (frames, times, thinned) if new.all() else (frames[new], times[new], thinned)
 
 
 def detect_corpus(
-    clips: pd.DataFrame, profile: str, n_workers: int = 0, **settings: Any
+    clips: pd.DataFrame, profile: str, n_workers: int = 0, shard: int = 0, n_shards: int = 1, **settings: Any
 ) -> pd.DataFrame:
     """Run `detect` over a corpus and write `faces/faces.parquet` and `faces/crops/<clip_id>.npz`.
 
     A clip is detected again only when its content or the recipe changed, so an interrupted run goes
     on where it stopped. A clip that fails gets a row with status `failed` and its problem.
 
+    Parameters
+    ----------
+    shard, n_shards : int
+        Only this part of the clips, into a table of its own; the last part to end writes the whole one.
+
     Returns
     -------
     DataFrame
-        The table of `faces.parquet`.
+        The table of `faces.parquet`, or the part of this shard.
     """
     how = recipe(**settings)
     job = partial(_detect_row, profile=profile, how=how, settings=settings)
-    rows = clips.to_dict("records")
-    done = workers.parallel_map(job, rows, n_workers, chunk=4)
-    found = [row for result in track(done, len(rows), "clips") for row in result]
+    rows = [row for row in clips.to_dict("records") if paths.shard_of(row["clip_id"], n_shards) == shard]
+    done = track(workers.parallel_map(job, rows, n_workers, chunk=4), len(rows), "clips")
+    tables = [SCHEMA.empty_table()]
+    while part := list(islice(done, PART)):
+        tables.append(pa.Table.from_pylist([row for result in part for row in result], SCHEMA))
     header = {"recipe": how, "recipe_hash": paths.digest(how)}
-    table = pa.Table.from_pylist(found, SCHEMA)
-    paths.write_parquet(table, _folder(profile) / "faces.parquet", header)
-    return read_faces(profile)
+    return facetable.write(_folder(profile), pa.concat_tables(tables), header, clips["clip_id"], shard, n_shards)
 
 
 def read_faces(profile: str) -> pd.DataFrame:
     """The table of `faces.parquet`."""
-    return paths.read_parquet(_folder(profile) / "faces.parquet", "20_detect_faces")
+    return facetable.read(_folder(profile))
 
 
 def per_clip(found: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +181,7 @@ def per_clip(found: pd.DataFrame) -> pd.DataFrame:
 def read_recipe(profile: str) -> dict[str, Any]:
     """The recipe of the stored crops and its hash, for the recipe of what is computed from them."""
     read_faces(profile)
-    return paths.parquet_metadata(_folder(profile) / "faces.parquet")
+    return paths.parquet_metadata(_folder(profile) / facetable.WHOLE)
 
 
 def read_crops(profile: str, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -249,22 +266,3 @@ def _boxes(frame: np.ndarray, how: dict[str, Any]) -> list[dict[str, Any]]:
         {"box": np.array([b.left(), b.top(), b.width(), b.height()]) / scale, "score": s, "pose": p}
         for b, s, p in zip(boxes, scores, poses, strict=True)
     ]
-
-
-def _describe(
-    frame: np.ndarray, found: dict[str, Any], how: dict[str, Any], to_original: float
-) -> tuple[dict[str, Any], np.ndarray]:
-    points, crop = align(frame, found["box"], how)
-    sharpness = float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
-    box = found["box"] * to_original
-    parts = [
-        min(1.0, box[2] / how["size"]),  # size
-        min(1.0, sharpness / SHARP),
-        float(np.clip(found["score"] / 2, 0, 1)),  # confidence
-        1.0 if found["pose"] == 0 else 0.7,  # 0 is the frontal sub-detector, others are turned
-    ]
-    row = {"frame": found["frame"], "score": float(found["score"]), "pose": int(found["pose"])}
-    row |= dict(zip(BOX, map(float, box.round(1)), strict=True))
-    row |= {"sharpness": round(sharpness, 1), "quality": round(float(np.mean(parts)), 3)}
-    landmarks = None if points is None else (points * to_original).round(1).ravel().tolist()
-    return row | {"landmarks": landmarks}, crop

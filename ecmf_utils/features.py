@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from . import encoders, paths, workers
 from .encoding import encode_batch, encode_row, read_row
 from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .store import Store, each, filled, pooled, shard_files, shard_of, slug_of
+from .store import Store, each, filled, pooled, shard_files, slug_of
 from .vectors import VectorFile
 
 __all__ = [
@@ -109,7 +110,7 @@ def extract(
     how = recipe(encoder, pooling, level, extra)
     if not 0 <= shard < n_shards:
         raise paths.EcmfError(f"shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
-    rows = [r for r in clips.to_dict("records") if shard_of(r["clip_id"], n_shards) == shard]
+    rows = [r for r in clips.to_dict("records") if paths.shard_of(r["clip_id"], n_shards) == shard]
     store = Store(folder(profile, branch), encoder.dim, how, shard, n_shards)
     done = store.kept(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
@@ -259,14 +260,15 @@ def folder(profile: str, branch: str) -> Path:
 
 def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
     """Count what all shards have so far, note it as what `load` reads, return the summary."""
-    status = pd.Series(store.statuses(), dtype=object)
-    counts = {name: int((status == name).sum()) for name in ("ok", "missing", "failed")}
     how, dim = store.recipe, store.loaded_dim
-    chosen = {"slug": slug_of(how), "level": how["level"], "recipe": how}
-    chosen |= {"schema_version": paths.SCHEMA_VERSION, "recipe_hash": store.key, "dim": dim, "n_shards": store.n_shards}
-    chosen |= {f"n_{name}": count for name, count in counts.items()}
-    paths.write_json(store.folder / "selected.json", chosen)
-    paths.write_json(folder(profile, branch) / "selected.json", chosen)
+    with FileLock(store.folder / ".lock"):  # shards may end at the same time
+        status = pd.Series(store.statuses(), dtype=object)
+        counts = {name: int((status == name).sum()) for name in ("ok", "missing", "failed")}
+        chosen = {"slug": slug_of(how), "level": how["level"], "recipe": how}
+        chosen |= {"schema_version": paths.SCHEMA_VERSION, "recipe_hash": store.key, "dim": dim}
+        chosen |= {"n_shards": store.n_shards} | {f"n_{name}": count for name, count in counts.items()}
+        paths.write_json(store.folder / "selected.json", chosen)
+        paths.write_json(folder(profile, branch) / "selected.json", chosen)
     facts = {"branch": branch, "encoder": how["name"], "level": how["level"]}
     facts |= {"pooling": how["pooling"], "dim": dim, "clips": len(status), **counts}
     return pd.DataFrame([facts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .pages import (
     first_look,
     footer,
     readable,
+    relink,
     run_facts,
     synthetic,
 )
@@ -21,6 +23,7 @@ from .paths import EcmfError, data_dir, read_json, reports_dir, write_json, writ
 from .results import collect, is_labelled, problems, run_records, stale_inputs
 
 NAMED_CLIPS = 400  # of one problem; the rest is counted
+SHARD = re.compile(r"--(\d+)-of-(\d+)$")
 
 
 def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] = ()) -> Path:
@@ -58,6 +61,7 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     text = environment.get_template("index.html.j2").render(context)
+    relink(reports_dir(profile))
     write_json(reports_dir(profile) / "results.json", results)
     return write_text(reports_dir(profile) / "index.html", text)
 
@@ -119,6 +123,7 @@ def _member_page(name: str, part: dict[str, Any]) -> dict[str, Any]:
         "state": "failed" if failed else "ok",
         "facts": [duration(part["seconds"])],
         "parameters": {},
+        "shards": [],
     }
 
 
@@ -145,11 +150,11 @@ def _troubles(records: list[dict[str, Any]]) -> list[str]:
             lines.append(f"{record['name']} {record.get('status') or 'did not finish'}: {why}")
         elif record["stale"]:
             more = f" and {len(record['stale']) - 1} more" if len(record["stale"]) > 1 else ""
-            lines.append(f"{record['name']} is stale: {record['stale'][0]}{more} since it ran")
+            lines.append(f"{_whole(record)} is stale: {record['stale'][0]}{more} since it ran")
     commits = {record["commit"] for record in records if record.get("commit")}
     if len(commits) > 1:
         lines.append(f"The runs come from {len(commits)} different commits.")
-    return lines
+    return list(dict.fromkeys(lines))  # all shards are stale together
 
 
 def _cards(results: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -158,8 +163,9 @@ def _cards(results: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[
     cards.append({"value": clips["total"], "title": "clips", "note": ", ".join(parts)})
     cards.append({"value": clips["problems"], "title": "clips with a problem", "note": "all kept"})
     cards += scoreboard.score_card(results["scores"])
-    done = sum(record.get("status") == "ok" for record in records)
-    note = f"{len(records) - done} failed" if done < len(records) else duration(results["seconds"])
+    notebooks = _notebooks(records)
+    done = sum(all(run.get("status") == "ok" for run in runs) for runs in notebooks)
+    note = f"{len(notebooks) - done} failed" if done < len(notebooks) else duration(results["seconds"])
     cards.append({"value": done, "title": "notebooks run", "note": note})
     return cards
 
@@ -167,35 +173,65 @@ def _cards(results: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[
 # ---- notebooks
 
 
+def _whole(record: dict[str, Any]) -> str:
+    """The name of a run without its shard."""
+    return SHARD.sub("", record["name"])
+
+
+def _notebooks(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The runs of each notebook: one, or those of its shards."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(_whole(record), []).append(record)
+    return list(found.values())
+
+
 def _pages(
     profile: str, records: list[dict[str, Any]], order: Sequence[str]
 ) -> list[dict[str, Any]]:
-    pages = [_page(profile, record) for record in records]
+    pages = [_page(profile, runs) for runs in _notebooks(records)]
     run = {record["name"].partition("--")[0] for record in records}
     for name in order:
         if name not in run:
-            empty = {"page": None, "thumbnail": None, "parameters": {}, "facts": []}
+            empty = {"page": None, "thumbnail": None, "parameters": {}, "facts": [], "shards": []}
             title = readable(name).partition(" ")[2] or name
             pages.append({"name": name, "title": title, "state": "not run", **empty})
     return sorted(pages, key=lambda page: page["name"])
 
 
-def _page(profile: str, record: dict[str, Any]) -> dict[str, Any]:
-    executed = reports_dir(profile) / "runs" / record["name"] / "executed.ipynb"
-    title, thumbnail = first_look(executed)
-    state = record.get("status") or "died"
-    facts = [duration(record["seconds"])] if record.get("seconds") is not None else []
-    if record.get("peak_memory_mb"):
-        facts.append(f"{record['peak_memory_mb']:.0f} MB")
+def _page(profile: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    first = next((run for run in runs if run["page"]), runs[0])
+    title, thumbnail = first_look(reports_dir(profile) / "runs" / first["name"] / "executed.ipynb")
+    shards = [run for run in runs if SHARD.search(run["name"])]
+    seconds = [run["seconds"] for run in runs if run.get("seconds") is not None]
+    memory = max((run.get("peak_memory_mb") or 0 for run in runs), default=0)
+    facts = [f"{len(shards)} of {_total(shards)} shards"] if shards else []
+    facts += [duration(sum(seconds))] if seconds else []
+    facts += [f"{memory:.0f} MB"] if memory else []
     return {
-        "name": record["name"],
-        "title": title or readable(record["name"]),
-        "page": record["page"],
+        "name": _whole(first),
+        "title": title or readable(_whole(first)),
+        "page": first["page"],
         "thumbnail": thumbnail,
-        "state": "stale" if state == "ok" and record["stale"] else state,
+        "state": _state(runs, len(shards) < _total(shards)),
         "facts": facts,
-        "parameters": record.get("parameters") or {},
+        "parameters": first.get("parameters") or {},
+        "shards": [
+            {"number": SHARD.search(run["name"])[1], "page": run["page"], "state": _state([run])} for run in shards
+        ],
     }
+
+
+def _total(shards: list[dict[str, Any]]) -> int:
+    return max((int(SHARD.search(run["name"])[2]) for run in shards), default=0)
+
+
+def _state(runs: list[dict[str, Any]], incomplete: bool = False) -> str:
+    """What a run came to, or the worst that one of several did."""
+    states = [run.get("status") or "died" for run in runs]
+    bad = [state for state in states if state != "ok"]
+    stale = ["stale"] if any(run["stale"] for run in runs) else []
+    return [*bad, *(["incomplete"] if incomplete else []), *stale, "ok"][0]
 
 
 # ---- problems and environment

@@ -24,7 +24,7 @@ from .paths import EcmfError, data_dir, digest, write_json
 TINY = "tiny"
 PACKAGE = Path(__file__).resolve().parent
 # Modules that decide how a notebook runs but not what comes out: editing them reruns nothing.
-MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "workers"}
+MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "shards", "workers"}
 # Parameters that change how fast a notebook runs, not what comes out of it.
 EXECUTION = {"n_workers", "workers"}
 
@@ -61,7 +61,8 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
     _need_upstream(name, profile, elsewhere)
     if not elsewhere:  # else it is a detour that replaces none of the outputs
         made = {"parameters": values, "fingerprint": fingerprint(name)}
-        write_json(made_path(name, profile), made)
+        for key in {"", pipeline.run_key(values)}:  # the last run of all, and that of its shard
+            write_json(made_path(name, profile, key), made)
     seed_everything(values.get("seed", 0))
     _limit_threads()
     _set_theme()
@@ -124,9 +125,9 @@ def _set_theme() -> None:
     pd.set_option("display.max_colwidth", 200)
 
 
-def made_path(name: str, profile: str) -> Path:
-    """Where a notebook notes with what it was last started, by hand or in batch."""
-    return data_dir(profile) / ".made" / f"{name}.json"
+def made_path(name: str, profile: str, key: str = "") -> Path:
+    """Where a notebook notes with what it was last started, by hand or in batch; `key` for a shard."""
+    return data_dir(profile) / ".made" / f"{name}{key}.json"
 
 
 def _need_upstream(name: str, profile: str, train_profile: str = "") -> None:

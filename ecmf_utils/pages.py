@@ -146,6 +146,21 @@ def _about_page(
     }
 
 
+def relink(folder: Path) -> None:
+    """Let the links between pages lead to the first shard of a notebook that was run in shards."""
+    found = {page.stem: page for page in sorted(folder.glob("[0-9]*.html"), reverse=True)}
+    first = {name.partition("--")[0]: name for name in found if "--from-" not in name}
+
+    def target(link: re.Match[str]) -> str:
+        return f'href="{first.get(link[1], link[1])}.html"'
+
+    for page in found.values():
+        text = page.read_text(encoding="utf-8")
+        linked = re.sub(r'href="(\d\d_\w+?)(?:--\d+-of-\d+)?\.html"', target, text)
+        if linked != text:
+            write_text(page, linked)
+
+
 def run_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     """What a reader asks first of a run: when, how long, where, from which commit."""
     facts = []

@@ -56,6 +56,16 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def shard_of(clip_id: str, n_shards: int) -> int:
+    """The shard of a clip: a hash of its name, so that it does not depend on the other clips."""
+    return int(digest(str(clip_id)), 16) % n_shards
+
+
+def shard_name(shard: int, n_shards: int) -> str:
+    """File name of a shard."""
+    return f"{shard:03d}-of-{n_shards:03d}.parquet"
+
+
 def file_hash(path: Path | str) -> str:
     """16 hex digits that identify the content of a file."""
     with open(path, "rb") as file:

@@ -148,20 +148,25 @@ def needs(nb: str, profile: str) -> list[str]:
     return [name for name in STEPS if name in found]
 
 
-def writes(nb: str, profile: str) -> list[Path]:
-    """The files under `data/<profile>` that show the notebook has run."""
+def writes(nb: str, profile: str, n_shards: int = 1) -> list[Path]:
+    """The files under `data/<profile>` that show the notebook has run: of shards, the note of each."""
+    if n_shards > 1:
+        return [note_path(nb, profile, key) for key in shard_keys(n_shards)]
     names = list(STEPS[nb].writes) if nb in STEPS else []
     if nb == START:
         names += [_selected(branch) for branch in load_profile(profile)["features"]]
     return [data_dir(profile) / name for name in names]
 
 
-def reads(nb: str, profile: str) -> list[Path]:
-    """What all earlier notebooks that it builds on have written, and features imported by hand."""
+def reads(nb: str, profile: str, n_shards: Mapping[str, int] | None = None) -> list[Path]:
+    """What all earlier notebooks that it builds on have written, and features imported by hand.
+
+    n_shards : of the notebooks that are run in several shards.
+    """
     before = needs(nb, profile)
     by_hand = [branch for branch, maker in imported(profile).items() if not maker]
     used = by_hand if any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS) else []
-    made = [path for name in before for path in writes(name, profile)]
+    made = [path for name in before for path in writes(name, profile, (n_shards or {}).get(name, 1))]
     return made + [data_dir(profile) / _selected(branch) for branch in used]
 
 
@@ -205,6 +210,28 @@ def require(nb: str, profile: str, train_profile: str = "") -> None:
             f"{nb} needs {show(absent)}: run `ecmf run {name} --profile {profile}` "
             f"or `ecmf reproduce {profile}` first"
         )
+
+
+def run_key(values: Mapping[str, Any]) -> str:
+    """What tells the runs of one notebook apart: its shard, or whose clips it was trained on."""
+    if elsewhere := trained_elsewhere(values):
+        return f"--from-{elsewhere}"
+    return shard_key(values.get("shard", 0), values.get("n_shards") or 1)
+
+
+def shard_key(shard: int | str, n_shards: int) -> str:
+    """`--01-of-04`; empty for a notebook that is run in one piece."""
+    return f"--{shard:0>2}-of-{n_shards:02d}" if n_shards > 1 else ""
+
+
+def shard_keys(n_shards: int) -> list[str]:
+    """The keys of all shards, or one that is empty."""
+    return [shard_key(shard, n_shards) for shard in range(n_shards)]
+
+
+def note_path(nb: str, profile: str, key: str) -> Path:
+    """Where the runner notes which file a shard has written; its name is not known before."""
+    return data_dir(profile) / ".made" / f"{nb}{key}.done.json"
 
 
 def html_path(nb: str, profile: str, key: str = "") -> Path:

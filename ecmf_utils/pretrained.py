@@ -116,14 +116,16 @@ def _load(name: str, place: hub.Place, modality: str, precision: str, trust: boo
     before = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    part = f"what prepares {modality}"
     try:
         prepare = getattr(transformers, READERS[modality]).from_pretrained(place.source, **options)
+        part = "the encoder"
         model, told = transformers.AutoModel.from_pretrained(
             place.source, dtype=dtype, weights_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True, **options,  # told in one line below
         )
     except Exception as error:  # hub, disk, format: transformers raises a dozen kinds
-        raise EcmfError(f"{name}: {_reason(error)}") from error
+        raise EcmfError(f"{name}: {_reason(error, part)}") from error
     finally:
         transformers.utils.logging.set_verbosity(before)
     _check_weights(name, told)
@@ -145,7 +147,7 @@ def _check_weights(name: str, told: dict[str, Any]) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, part: str = "the encoder") -> str:
     """One line for whatever a library raised while it loaded a model."""
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:160]
     if "trust_remote_code" in str(error):
@@ -154,7 +156,7 @@ def _reason(error: Exception) -> str:
         return "its weights are a pickled file that would run code, which is refused; give a safetensors file"
     if "401" in text or "403" in text or "gated" in text.lower():
         return f"no access ({text}); accept the model's terms on its page, then `hf auth login`"
-    return f"the encoder cannot be loaded ({text}); give the folder of a whole local copy, or another model"
+    return f"{part} cannot be loaded ({text}): a model of another kind, or not a whole copy of one"
 
 
 def load_timm(source: str, layers: str, device: str, precision: str, budget: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 _shown = False
-BATCH_INTERVAL_S = 10.0  # a log file wants a line now and then, not ten a second
+LOG_INTERVAL_S = 10.0  # a log file wants a line now and then, not ten a second
 
 
 @dataclass
@@ -43,10 +43,9 @@ class Meter:
 def track(
     items: Iterable[Item], total: int | None = None, what: str = "", note: Callable[[], str] | None = None
 ) -> Iterator[Item]:
-    """Pass the items on and show how many are done, on stderr.
+    """Pass the items on and show how many are done, on stderr: a bar on a terminal, a line now and then in a log.
 
-    Shown on a terminal and in the log of a batch run, never among a notebook's outputs (which are
-    compared and shared); silent when `TQDM_DISABLE=1`.
+    Never among a notebook's outputs (which are compared and shared); silent when `TQDM_DISABLE=1`.
 
     Parameters
     ----------
@@ -59,36 +58,45 @@ def track(
         What to say behind the bar, asked for with every item.
     """
     global _shown
-    if _shown:  # a bar within a bar says nothing more, and fills a log
+    file = None if _shown or os.environ.get("TQDM_DISABLE") == "1" else _stream()
+    if file is None:  # a bar within a bar says nothing more
         yield from items
         return
-    file = None if os.environ.get("TQDM_DISABLE") == "1" else _stream()
-    in_log = "ECMF_LOG_FD" in os.environ
     _shown = True
+    show = _bar if file.isatty() else _lines
     try:
-        bar = tqdm(
-            items,
-            total=total,
-            desc=what,
-            file=file,
-            disable=file is None,
-            mininterval=BATCH_INTERVAL_S if in_log else 0.2,
-            miniters=1 if in_log else None,
-            leave=False,
-            ascii=in_log,
-        )
-        for item in bar:
-            if note and not bar.disable:
-                bar.set_postfix_str(note(), refresh=False)
-            yield item
+        yield from show(items, total if total is not None else _length(items), what, note or str, file)
     finally:
         _shown = False
 
 
+def _bar(items: Iterable[Item], total: int | None, what: str, note: Callable[[], str], file: TextIO) -> Iterator[Item]:
+    bar = tqdm(items, total=total, desc=what, file=file, mininterval=0.2, leave=False, disable=False)
+    for item in bar:
+        bar.set_postfix_str(note(), refresh=False)
+        yield item
+
+
+def _lines(
+    items: Iterable[Item], total: int | None, what: str, note: Callable[[], str], file: TextIO
+) -> Iterator[Item]:
+    """One whole line every `LOG_INTERVAL_S`; nothing for what is over by then."""
+    start = told = time.monotonic()
+    for done, item in enumerate(items, 1):
+        now = time.monotonic()
+        if now - told >= LOG_INTERVAL_S:
+            told = now
+            line = tqdm.format_meter(done, total, now - start, ncols=0, prefix=what, postfix=note() or None)
+            print(line, file=file, flush=True)
+        yield item
+
+
+def _length(items: Iterable) -> int | None:
+    return len(items) if hasattr(items, "__len__") else None
+
+
 def _stream() -> TextIO | None:
-    if number := os.environ.get(
-        "ECMF_LOG_FD"
-    ):  # the runner's stderr, kept from the kernel's capture
+    if number := os.environ.get("ECMF_LOG_FD"):  # the runner's stderr, kept from the kernel's capture
         return open(os.dup(int(number)), "w", encoding="utf-8")
     if "ipykernel" in sys.modules or not sys.stderr.isatty():
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from . import faces, media, paths
+
+UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # categories of characters that leave nothing on a page
 
 
 class Timed(NamedTuple):
@@ -30,6 +33,10 @@ def read_scene(row: dict[str, Any], n_frames: int = 8, max_side: int = 320, fram
     frame_rate : float
         Frames a second instead of a number.
     """
+    if n_frames < 1 or frame_rate < 0 or max_side < 1:
+        raise paths.EcmfError(
+            f"n_frames={n_frames}, frame_rate={frame_rate:g}, max_side={max_side}: expected at least 1, 0 and 1"
+        )
     video = _path(row, "video", "no_video_stream")
     duration = row.get("duration_s")
     if duration is None or pd.isna(duration):
@@ -61,18 +68,20 @@ def read_audio(row: dict[str, Any], sample_rate: int = 16000) -> np.ndarray:
     """
     column = "audio" if _given(row.get("audio")) else "video"
     sound = media.read_audio(_path(row, column, "no_sound_stream"), sample_rate)
-    if np.abs(sound).max() < media.SILENCE:
+    peak = np.abs(sound).max()
+    if not np.isfinite(peak):  # files of floating-point samples may hold anything
+        raise media.MediaError("not_finite", row[column])
+    if peak < media.SILENCE:
         raise media.MediaError("silent_sound", row[column])
     return sound
 
 
 def read_text(row: dict[str, Any], column: str = "text") -> str:
     """The transcript or what a model made of it, stripped; an empty one is a missing branch."""
-    text = row.get(column)
-    if _given(text) and str(text).strip():
-        return str(text).strip()
+    if text := _words(row.get(column)):
+        return text
     code = "bad_encoding" if "bad_encoding" in str(row.get("problem") or "") else "empty_text"
-    refused = _given(row.get("transcript"))  # there were words, but no valid answer about them
+    refused = _words(row.get("transcript"))  # there were words, but no valid answer about them
     raise media.MediaError("no_answer" if refused else code, str(row["clip_id"]))
 
 
@@ -84,9 +93,20 @@ def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) ->
     texts : iterable of str or None, optional
         Takes the place of the transcript, one for each clip.
     """
-    said = list(clips["text"] if texts is None else texts)
+    said = [_whole(text) for text in (clips["text"] if texts is None else texts)]
     hashes = [paths.digest(text) for text in said]
     return clips.assign(transcript=clips["text"], text=said, content_hash=hashes)
+
+
+def _words(value: Any) -> str:
+    """A text without blanks around it; empty where there is nothing to be seen."""
+    text = _whole(value).strip() if _given(value) else ""
+    return text if any(unicodedata.category(letter) not in UNSEEN for letter in text) else ""
+
+
+def _whole(text: Any) -> Any:
+    """Half of a surrogate pair, which no file can hold, becomes a replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _given(text) else text
 
 
 def _given(value: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import psutil
 from filelock import FileLock, Timeout
 
-from . import cells, kernel, notebook, params, pipeline, workers
+from . import cells, kernel, notebook, params, pipeline, shards, workers
 from .paths import ROOT, EcmfError, file_hash, show, write_json
 
 SAMPLE_S = 0.25  # how often the memory of the kernel and its workers is read
@@ -59,11 +59,12 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     nb = cells.notebook_name(name)
     profile, sets = params.prepare(profile, sets)
     values = params.resolve(nb, profile, sets)
+    shards.check(nb, values)
     if profile != notebook.TINY:
         _check_branch(nb, profile)
         pipeline.require(nb, profile, pipeline.trained_elsewhere(values))
     follow_parent()
-    key = shard_key(values)
+    key = pipeline.run_key(values)
     with _alone(nb, profile, key):
         return Run(nb, profile, values, key).execute()
 
@@ -96,7 +97,7 @@ class Run:
     """One execution: its record stands in `run.json` from the first moment on."""
 
     def __init__(self, nb: str, profile: str, values: dict[str, Any], key: str = "") -> None:
-        self.nb, self.profile, self.values = nb, profile, values
+        self.nb, self.profile, self.values, self.name = nb, profile, values, nb + key
         self.html = pipeline.html_path(nb, profile, key)
         self.copy = pipeline.run_dir(nb, profile, key) / "executed.ipynb"
         self.began = time.monotonic()
@@ -116,7 +117,7 @@ class Run:
     def execute(self) -> int:
         """Run the cells and say how it went; the exit code."""
         self._write("running")
-        mark(self.nb, "start")
+        mark(self.name, "start")
         with self._signals(), self._memory():
             try:
                 bar = sys.stderr.isatty() and not followed()
@@ -125,32 +126,36 @@ class Run:
             except kernel.Failure as failure:
                 return self._end(failure.status, str(failure))
             except EcmfError as error:
-                return self._end("failed", f"{self.nb}: {error}")
+                return self._end("failed", f"{self.name}: {error}")
             except Exception as error:
-                self._write("failed", f"{self.nb}: {type(error).__name__}: {error}")
+                self._write("failed", f"{self.name}: {type(error).__name__}: {error}")
                 raise
             return self._end("ok")
 
     def _publish(self) -> None:
         from . import report
 
-        detour = pipeline.trained_elsewhere(self.values)
-        for path in [] if detour else pipeline.writes(self.nb, self.profile):
+        n_shards, detour = self.values.get("n_shards", 1), pipeline.trained_elsewhere(self.values)
+        if n_shards > 1:
+            shards.note(self.nb, self.profile, self.values)
+        for path in [] if detour or n_shards > 1 else pipeline.writes(self.nb, self.profile):
             if not path.exists():
                 raise EcmfError(f"ended without writing {show(path)}")
             os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
         self._update("ok")
         order = pipeline.order(self.profile)
         report.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
+        if "n_shards" in self.values:
+            shards.settle(self.nb, self.profile, n_shards)
 
     def _end(self, status: str, error: str | None = None) -> int:
         self._write(status, error)
-        mark(self.nb, "end", status=status, seconds=self.record["seconds"], error=error)
+        mark(self.name, "end", status=status, seconds=self.record["seconds"], error=error)
         if error and not followed():
             print(error, file=sys.stderr, flush=True)
         elif not followed():
             took = f"{self.record['seconds']:.0f} s, {self.record['peak_memory_mb']:.0f} MB"
-            print(f"{self.nb}: {took}, {show(self.html)}", flush=True)
+            print(f"{self.name}: {took}, {show(self.html)}", flush=True)
         return 0 if status == "ok" else 1
 
     def _write(self, status: str, error: str | None = None) -> None:
@@ -171,7 +176,7 @@ class Run:
         def stop(number: int, _: Any) -> NoReturn:
             workers.kill_children()
             name = signal.Signals(number).name
-            self._end("interrupted", f"{self.nb}: interrupted by {name}; run it again to go on")
+            self._end("interrupted", f"{self.name}: interrupted by {name}; run it again to go on")
             os._exit(128 + number)
 
         with stopping(stop):
@@ -203,14 +208,6 @@ def children_mb() -> float:
         except psutil.Error:  # ended between the two lines
             continue
     return total / 2**20
-
-
-def shard_key(values: dict[str, Any]) -> str:
-    """What tells the runs of one notebook apart: its shard, or whose clips it was trained on."""
-    if elsewhere := pipeline.trained_elsewhere(values):
-        return f"--from-{elsewhere}"
-    total = values.get("n_shards") or 1
-    return f"--{values.get('shard', 0):02d}-of-{total:02d}" if total > 1 else ""
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Store:
         self.dim = pooled if recipe["level"] == "utterance" else frame_dim
         self.loaded_dim = pooled
         self.key = paths.digest(recipe)
-        self.path = self.folder / shard_name(shard, n_shards)
+        self.path = self.folder / paths.shard_name(shard, n_shards)
         self.parts = self.folder / f".parts-{self.path.stem}"
         self.level = recipe["level"]
         self.dtype = np.dtype(dtype_of(recipe))
@@ -116,16 +116,18 @@ class Store:
 
     def _tidy(self) -> None:
         """Once every shard is there, remove what another number of shards has left."""
-        own = [self.folder / shard_name(shard, self.n_shards) for shard in range(self.n_shards)]
+        own = [self.folder / paths.shard_name(shard, self.n_shards) for shard in range(self.n_shards)]
         if all(path.exists() and _recipe_of(path) == self.key for path in own):
             for path in set(self.folder.glob("*.parquet")) - set(own):
                 path.unlink(missing_ok=True)
+            at_work = {f".parts-{path.stem}" for path in own}  # another shard may write there now
             for path in self.folder.glob(".parts-*"):
-                shutil.rmtree(path, ignore_errors=True)
+                if path.name not in at_work:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def statuses(self) -> list[str]:
         """Status of every row in the shards that exist."""
-        own = [self.folder / shard_name(shard, self.n_shards) for shard in range(self.n_shards)]
+        own = [self.folder / paths.shard_name(shard, self.n_shards) for shard in range(self.n_shards)]
         rows = [row for path in own if path.exists() for row in _keys(path)]
         return [row["status"] for row in rows if row["recipe_hash"] == self.key]
 
@@ -150,16 +152,6 @@ def slug_of(recipe: dict[str, Any]) -> str:
     return paths.slug("-".join([recipe["name"], recipe["layers"], recipe["pooling"]]))
 
 
-def shard_of(clip_id: str, n_shards: int) -> int:
-    """The shard of a clip: a hash of its name, so that it does not depend on the other clips."""
-    return int(paths.digest(str(clip_id)), 16) % n_shards
-
-
-def shard_name(shard: int, n_shards: int) -> str:
-    """File name of a shard."""
-    return f"{shard:03d}-of-{n_shards:03d}.parquet"
-
-
 def shard_files(folder: Path, chosen: dict[str, Any], made_by: str, partial: bool = False) -> list[Path]:
     """All shards of the selected extraction; a shard that is missing or stale is one clear line.
 
@@ -167,7 +159,7 @@ def shard_files(folder: Path, chosen: dict[str, Any], made_by: str, partial: boo
     """
     files = []
     for shard in range(chosen["n_shards"]):
-        path = folder / shard_name(shard, chosen["n_shards"])
+        path = folder / paths.shard_name(shard, chosen["n_shards"])
         wanted = f"{made_by} --set shard={shard}" if chosen["n_shards"] > 1 else made_by
         if partial and (not path.exists() or _recipe_of(path) != chosen["recipe_hash"]):
             continue

@@ -219,7 +219,7 @@ def prepare_text(text: str, tokenizer: Any, limit: int) -> Prepared:
     """The tokens of a text as one item; what is beyond the limit is left out and told."""
     ids = tokenizer(text, verbose=False)["input_ids"]
     if not ids:
-        raise MediaError("empty_text", text[:20], "no token of the encoder's vocabulary")
+        raise MediaError("empty_text", "transcript", "no token of the encoder's vocabulary")
     if len(ids) <= limit:
         return Prepared([ids], [len(ids)])
     told = f"{len(ids):,} tokens, {limit:,} were read"

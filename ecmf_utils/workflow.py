@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from typing import Any, NoReturn, TextIO
 import psutil
 from filelock import FileLock, Timeout
 
-from . import notebook, params, pipeline, runner, workers
+from . import notebook, params, pipeline, runner, shards, workers
+from .follower import Follower, log_path
 from .paths import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
@@ -64,6 +64,7 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
             print(f"Report: {show(report.build_index(profile))}")
         return 1 if failed else 0
     params.check_sets(sets, pipeline.order(profile))
+    shards.counts(profile, sets, pipeline.order(profile))  # a number that cannot be is refused at once
     cores = cores or workers.cpu_count()
     with _only_one(profile):
         _sweep(data_dir(profile))
@@ -96,23 +97,37 @@ def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follo
 
 
 def outdated(profile: str, sets: Sequence[str], order: Sequence[str]) -> list[str]:
-    """Notebooks last started with other parameters or code than now, or that did not end well.
+    """Runs last started with other parameters or code than now, or that did not end well.
 
-    Snakemake remembers only what it ran itself; this also sees runs by hand.
+    A run is a notebook, or one of its shards (`22_extract_scene--01-of-04`). Snakemake remembers only
+    what it ran itself; this also sees runs by hand.
     """
     found = []
     for nb in order:
         now = params.resolve(nb, profile, params.sets_for(nb, sets))
-        made, record = notebook.made_path(nb, profile), pipeline.run_dir(nb, profile) / "run.json"
-        if made.exists():
-            last = read_json(made)
-            same = _decisive(last["parameters"]) == _decisive(now)
-            if not same or last["fingerprint"] != notebook.fingerprint(nb):
-                found.append(nb)
-                continue
-        if record.exists() and read_json(record)["status"] != "ok":
-            found.append(nb)
+        keys = pipeline.shard_keys(now.get("n_shards", 1))
+        if len(keys) == 1:
+            found += [nb] if _is_outdated(nb, profile, now) else []
+            continue
+        made = notebook.made_path(nb, profile)
+        replaced = made.exists() and not _same(read_json(made)["parameters"] | {"shard": 0}, now)
+        for shard, key in enumerate(keys):  # after a run of another kind, all of them again
+            if replaced or _is_outdated(nb, profile, now | {"shard": shard}, key):
+                found.append(nb + key)
     return found
+
+
+def _is_outdated(nb: str, profile: str, now: dict[str, Any], key: str = "") -> bool:
+    made, record = notebook.made_path(nb, profile, key), pipeline.run_dir(nb, profile, key) / "run.json"
+    last = read_json(made) if made.exists() else None
+    if last and not (_same(last["parameters"], now) and last["fingerprint"] == notebook.fingerprint(nb)):
+        return True
+    return record.exists() and read_json(record)["status"] != "ok"
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two sets of parameters give the same outputs."""
+    return _decisive(one) == _decisive(other)
 
 
 def _decisive(values: dict[str, Any]) -> str:
@@ -126,89 +141,6 @@ def _index_is_old(profile: str) -> bool:
     return not index.exists() or any(r.stat().st_mtime > index.stat().st_mtime for r in runs)
 
 
-class Follower:
-    """Turns what Snakemake and the runs print into a line per notebook."""
-
-    def __init__(self, profile: str, quiet: bool = False) -> None:
-        self.profile, self.quiet = profile, quiet
-        self.planned: list[str] = []
-        self.running: list[str] = []
-        self.done: list[str] = []
-        self.failed: list[str] = []
-        self.last, self.refused = "", ""
-
-    def read(self, line: str) -> None:
-        """Take in one line of output."""
-        if line.startswith(runner.MARK):
-            self._mark(**json.loads(line[len(runner.MARK) :]))
-        elif row := re.match(r"nb_(\S+)\s+\d+\s*$", line):
-            if row[1] not in self.planned:  # a dry run says it twice
-                self.planned.append(row[1])
-        elif line.startswith("total ") and not self.quiet and self.planned:
-            left = [nb for nb in self.planned if nb not in self.done]
-            total = len(pipeline.order(self.profile))
-            print(f"{self.profile}: {len(left)} of {total} notebooks to run", flush=True)
-        elif line.startswith("ecmf: "):
-            self.refused = line[len("ecmf: ") :]
-        elif (rule := re.match(r"Error in rule nb_(\w+)", line)) and rule[1] not in self.failed:
-            self._mark(rule[1], "end", "killed", 0, self.refused or f"{rule[1]}: ended abruptly")
-        elif line.strip():
-            self.last = line.strip()
-
-    def _mark(
-        self, notebook: str, event: str, status: str = "", seconds: float = 0, error: str = ""
-    ) -> None:
-        if event == "start":
-            self.running.append(notebook)
-            return self._live()
-        if notebook in self.running:
-            self.running.remove(notebook)
-        ended = self.done if status == "ok" else self.failed
-        ended.append(notebook)
-        number, total = len(self.done) + len(self.failed), len(self.planned)
-        head = f"[{number:>{len(str(total))}}/{total}] {notebook} …"
-        how = f"{seconds:.0f} s" if status == "ok" else f"{status.upper()} after {seconds:.0f} s"
-        self._clear()
-        print(f"{head} {how}" + (f"\n    {error}" if error else ""), flush=True)
-        self._live()
-
-    def _live(self) -> None:
-        if sys.stdout.isatty() and self.running:
-            print(f"\r\x1b[K        {', '.join(self.running)} …", end="", flush=True)
-
-    def _clear(self) -> None:
-        if sys.stdout.isatty():
-            print("\r\x1b[K", end="")
-
-    def tell_plan(self) -> int:
-        """The end of a dry run."""
-        print("\n".join(["would run:", *self.planned]) if self.planned else "Nothing to do.")
-        return 0
-
-    def tell_end(self, code: int) -> int:
-        """Say what is left undone and where the report is; the exit code."""
-        log = show(log_path(self.profile))
-        self._clear()
-        if code and not self.failed and (self.refused or len(self.done) < len(self.planned)):
-            print(f"The workflow stopped: {self.refused or self.last} (see {log})", file=sys.stderr)
-        if self.failed:
-            rest = [n for n in self.planned if n not in self.done and n not in self.failed]
-            because = f"; not run because of it: {', '.join(rest)}" if rest else ""
-            print(f"Failed: {', '.join(self.failed)}{because} (log: {log})", file=sys.stderr)
-        elif not self.planned and not code:
-            print(f"{self.profile}: nothing to do, everything is up to date")
-        why = pipeline.why_untrained(self.profile)
-        if why and not code:
-            print(f"Nothing was trained: {why}")
-        print(f"Report: {show(reports_dir(self.profile) / 'index.html')}", flush=True)
-        return 1 if code or self.failed else 0
-
-
-def log_path(profile: str) -> Path:
-    """Where everything that Snakemake and the runs print is kept."""
-    return reports_dir(profile) / "runs" / "snakemake.log"
-
-
 def _snakemake(
     profile: str,
     sets: Sequence[str],
@@ -219,7 +151,7 @@ def _snakemake(
     target: str = "notebooks",
 ) -> int:
     folder = data_dir(profile) / ".workflow"
-    force = ["--forcerun", *(f"nb_{nb}" for nb in changed)] if changed else []
+    force = ["--forcerun", *(_target(name, profile) for name in changed)] if changed else []
     command = [
         sys.executable, "-c", BOOT, target,
         "--snakefile", SNAKEFILE, "--directory", folder, "--cores", cores,
@@ -243,6 +175,12 @@ def _snakemake(
         with _stopping(process):
             _follow(process, log, follower)
             return process.wait()
+
+
+def _target(name: str, profile: str) -> str:
+    """What Snakemake calls a run: a notebook has a rule of its own, a shard only its page."""
+    nb, dashes, key = name.partition("--")
+    return str(pipeline.html_path(nb, profile, dashes + key)) if key else f"nb_{nb}"
 
 
 def _follow(process: subprocess.Popen[str], log: TextIO, follower: Follower) -> None:

@@ -1,12 +1,17 @@
 """Faces: who is found, who is not, what a crop shows, and that done work is kept."""
 
 import os
+import tracemalloc
+from fractions import Fraction
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import demo, faces, facetracks, media, paths
+from ecmf_utils import demo, faces, facetracks, media, paths, results
+
+from .test_media import rotate
 
 
 def make(folder, hard=None, seed=3):
@@ -38,6 +43,24 @@ def clips_of(*videos):
 
 def box(x, score=1.0, width=100.0):
     return {"box": np.array([x, 50.0, width, width]), "score": score, "pose": 0}
+
+
+def frames_of(video, count=8, max_side=480):
+    return media.read_frames(video, media.frame_times(media.probe(video)["duration_s"], count), max_side)[0]
+
+
+def write_at(path, frames, milliseconds):
+    """A video whose frames are shown from the given times on."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for pixels, pts in zip(frames, milliseconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = pts, stream.time_base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
 
 
 def test_a_face_is_found_in_every_frame_and_cut_out(portrait):
@@ -102,6 +125,69 @@ def test_a_face_that_comes_back_late_is_another_track():
     found = [[box(10)], [box(12)], [], [box(14)], [box(12)]]
     tracks = facetracks.join(found, np.array([0.0, 0.3, 0.6, 5.0, 5.3]))
     assert len(tracks) == 2
+
+
+def test_a_face_is_followed_where_frames_are_far_apart():
+    times = np.arange(6) * 25.0
+    moving = [[box(400 * (i % 2))] for i in range(6)]  # where it sits after 25 s says little
+    assert [len(track) for track in facetracks.join(moving, times)] == [6]
+    assert facetracks.join([[], [box(0, 3.0)], [], [], [], []], times) == []
+    assert len(facetracks.join([[box(0)], [], [box(0)], [box(0)]], times[:4])[0]) == 3
+
+
+def test_who_comes_back_to_the_same_place_is_counted_once():
+    def track(x, *numbers):
+        return [box(x) | {"frame": number} for number in numbers]
+
+    assert facetracks.count_people([track(0, 0, 1), track(10, 8, 9)]) == 1
+    assert facetracks.count_people([track(0, 0, 1), track(300, 8, 9)]) == 2
+    assert facetracks.count_people([track(0, 0, 9), track(10, 8, 10)]) == 2  # both at once
+    assert facetracks.count_people([]) == 0
+
+
+def test_a_clip_of_one_frame_has_one_crop(portrait, tmp_path):
+    rows, crops = faces.detect(media.write_clip(tmp_path / "one.mp4", frames_of(portrait)[:1], 10))
+    assert len(rows) == len(crops) == rows[0]["n_sampled"] == 1 and rows[0]["problem"] is None
+
+
+def test_a_picture_that_stands_still_is_looked_at_once(portrait, tmp_path):
+    starts = [0, 40, 80, 120, 160, 200, 4000, 8000]
+    rows, crops = faces.detect(write_at(tmp_path / "variable.mkv", frames_of(portrait), starts))
+    times = [row["time_s"] for row in rows]
+    assert len(set(times)) == len(times) == len(crops) == rows[0]["n_sampled"] < 8
+    assert set(np.round(np.array(times) * 1000)) <= set(starts)
+
+
+def test_a_face_in_one_frame_that_stands_still_is_not_believed(portrait, empty_room, tmp_path):
+    frames = [*frames_of(empty_room, 4), frames_of(portrait)[0], *frames_of(empty_room, 4)]
+    starts = [0, 100, 200, 300, 400, 3000, 3100, 3200, 3300]
+    rows, _ = faces.detect(write_at(tmp_path / "flash.mkv", frames, starts))
+    assert rows[0]["problem"] == "no_face"
+
+
+def test_boxes_in_a_turned_recording_are_those_of_the_upright_picture(portrait, tmp_path):
+    frames = frames_of(portrait)
+    upright = media.write_clip(tmp_path / "upright.mp4", frames, 4, crf=10)
+    lying = media.write_clip(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)), 4, crf=10)
+    wanted, found = (faces.detect(path)[0][0] for path in (upright, rotate(lying, tmp_path / "turned.mp4")))
+    assert [found[side] for side in "xywh"] == pytest.approx([wanted[side] for side in "xywh"], abs=8)
+
+
+def test_a_clip_of_twenty_minutes_is_thinned_and_says_so(home, portrait, tmp_path):
+    frames = frames_of(portrait)
+    still = (frames[i % 8] for i in range(240))
+    long = media.write_clip(tmp_path / "long.mp4", still, 0.2)
+    tracemalloc.start()
+    table = faces.detect_corpus(clips_of(long, portrait), "p", 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    main = table[table["clip_id"] == "c0"]
+    assert len(main) == 48 and set(main["problem"]) == {"frames_thinned"} and set(main["status"]) == {"ok"}
+    assert main["detail"].iloc[0] == "48 of 240 frames, one every 25.0 s"
+    assert table.loc[table["clip_id"] == "c1", "problem"].isna().all()
+    assert peak < 4 * 48 * frames[0].nbytes
+    told = results.problems("p").iloc[0]
+    assert (told["clip_id"], told["code"]) == ("c0", "frames_thinned") and "farther apart" in told["meaning"]
 
 
 def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty_room, tmp_path):
@@ -169,6 +255,52 @@ def test_workers_find_the_same_faces(home, portrait, empty_room):
     clips = clips_of(portrait, empty_room)
     alone = faces.detect_corpus(clips, "one", 1)
     assert faces.detect_corpus(clips, "two", 2).equals(alone)
+
+
+def file_of(name="faces"):
+    return paths.data_dir("p") / "faces" / f"{name}.parquet"
+
+
+@pytest.fixture
+def many(portrait, empty_room):
+    return clips_of(portrait, empty_room, None, portrait, None, empty_room, portrait)
+
+
+def test_shards_join_to_the_whole(home, many, monkeypatch):
+    whole = faces.detect_corpus(many, "p", 1)
+    file_of().unlink()
+    parts = [faces.detect_corpus(many, "p", 1, shard, 3) for shard in (2, 0, 1)]
+    assert sum(part["clip_id"].nunique() for part in parts) == len(many)
+    pd.testing.assert_frame_equal(faces.read_faces("p"), whole)
+    assert faces.read_recipe("p")["recipe"] == faces.recipe()
+    monkeypatch.setattr(faces, "detect", None)  # nothing is detected again
+    faces.detect_corpus(many, "p", 1)
+    assert sorted(path.stem for path in file_of().parent.glob("*.parquet")) == ["faces"]
+
+
+def test_a_shard_that_is_missing_is_named(home, many):
+    faces.detect_corpus(many, "p", 1, 0, 3)
+    faces.detect_corpus(many, "p", 1, 2, 3)
+    with pytest.raises(paths.EcmfError, match="run 20_detect_faces --set n_shards=3 --set shard=1 first"):
+        faces.read_faces("p")
+
+
+def test_shards_of_another_recipe_are_not_joined(home, many):
+    for shard in range(2):
+        faces.detect_corpus(many, "p", 1, shard, 2)
+    faces.detect_corpus(many, "p", 1, 0, 2, margin=0.1)
+    assert not file_of().exists()  # its crops are no longer all there
+    faces.detect_corpus(many, "p", 1, 1, 2, margin=0.1)
+    assert faces.read_recipe("p")["recipe"]["margin"] == 0.1
+
+
+def test_a_shard_without_clips_has_an_empty_table(home, portrait):
+    clips = clips_of(portrait)
+    shard = 1 - paths.shard_of("c0", 2)
+    part = faces.detect_corpus(clips, "p", 1, shard, 2)
+    assert len(part) == len(faces.per_clip(part)) == 0
+    faces.detect_corpus(clips, "p", 1, 1 - shard, 2)
+    assert set(faces.read_faces("p")["clip_id"]) == {"c0"}
 
 
 def test_a_table_that_is_missing_names_its_notebook(home):

@@ -126,11 +126,6 @@ def test_full_disk_is_one_line(notebooks, monkeypatch, capsys):
     assert "executed.ipynb: cannot be written (No space left on device)" in capsys.readouterr().err
 
 
-def test_shards_have_records_of_their_own():
-    assert runner.shard_key({"shard": 1, "n_shards": 4}) == "--01-of-04"
-    assert runner.shard_key({"shard": 0, "n_shards": 1}) == runner.shard_key({}) == ""
-
-
 def test_parent_on_another_machine_is_not_followed(monkeypatch):
     monkeypatch.setenv("ECMF_PARENT", "1@some-other-node")
     monkeypatch.setattr(runner.workers, "die_with_parent", lambda *_: pytest.fail("followed"))

@@ -145,6 +145,7 @@ def test_follower_counts_and_names_what_is_left(notebooks, capsys):
         '::ecmf {"notebook": "00_start_here", "event": "start"}',
         "ecmf: clips.csv is missing",
         "Error in rule nb_00_start_here:",
+        "    log: /r/words/runs/00_start_here/executed.ipynb (check log file(s) for error details)",
     ]:
         follower.read(line)
     assert follower.tell_end(1) == 1

@@ -1,0 +1,83 @@
+"""Shards: a notebook run several times, each time over its own part of the clips."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import params, pipeline
+from .paths import EcmfError, data_dir, file_hash, read_json, reports_dir, shard_name, show, write_json
+
+MAX_SHARDS = 64  # each is a job, a page and a file that the next notebook opens
+KEY = re.compile(r"(--\d+-of-\d+)?")
+
+
+def counts(profile: str, sets: Sequence[str], notebooks: Sequence[str]) -> dict[str, int]:
+    """Notebook -> number of its shards, for those that `ecmf reproduce` splits.
+
+    Raises
+    ------
+    EcmfError
+        A number of shards that cannot be, or a single shard asked for: all of them are run.
+    """
+    found = {}
+    for nb in notebooks:
+        values = params.resolve(nb, profile, params.sets_for(nb, sets))
+        check(nb, values)
+        if values.get("shard"):
+            raise EcmfError(
+                f"{nb}: shard={values['shard']}: every shard is run, leave `shard` out; "
+                f"one alone: `ecmf run {nb} --profile {profile}`"
+            )
+        if values.get("n_shards", 1) > 1:
+            found[nb] = values["n_shards"]
+    return found
+
+
+def check(nb: str, values: Mapping[str, Any]) -> None:
+    """Refuse a number of shards, or a shard, that cannot be."""
+    shard, n_shards = values.get("shard", 0), values.get("n_shards", 1)
+    if not 1 <= n_shards <= MAX_SHARDS:
+        raise EcmfError(f"{nb}: n_shards={n_shards}: expected 1 to {MAX_SHARDS}")
+    if not 0 <= shard < n_shards:
+        raise EcmfError(f"{nb}: shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
+
+
+def written(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
+    """The file of one shard, which lies beside or below what the whole notebook writes."""
+    whole = pipeline.writes(nb, profile)[0]
+    folder = whole.parent
+    if whole.name == "selected.json":
+        chosen = read_json(whole, nb)
+        folder = folder / chosen["slug"] / chosen["level"]
+    return folder / shard_name(values["shard"], values["n_shards"])
+
+
+def note(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
+    """Write down which file a shard has written: by this note the workflow knows that it has run."""
+    path = written(nb, profile, values)
+    if not path.exists():
+        raise EcmfError(f"ended without writing {show(path)}")
+    about = {"file": str(path.relative_to(data_dir(profile))), "hash": file_hash(path)}
+    return write_json(pipeline.note_path(nb, profile, pipeline.run_key(values)), about)
+
+
+def forget(nb: str, profile: str) -> None:
+    """Drop the notes of shards whose file is gone, so that they are run again."""
+    for path in pipeline.note_path(nb, profile, "").parent.glob(f"{nb}--*.done.json"):
+        if not (data_dir(profile) / read_json(path)["file"]).exists():
+            path.unlink(missing_ok=True)
+
+
+def settle(nb: str, profile: str, n_shards: int) -> None:
+    """Remove pages, records and notes that runs in another number of shards have left."""
+    own = {nb + key for key in pipeline.shard_keys(n_shards)}
+    reports, made = reports_dir(profile), pipeline.note_path(nb, profile, "").parent
+    found = [*reports.glob(f"{nb}*.html"), *(reports / "runs").glob(f"{nb}*"), *made.glob(f"{nb}--*.json")]
+    for path in found:
+        name = path.name.partition(".")[0]
+        if name not in own and KEY.fullmatch(name.removeprefix(nb)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
