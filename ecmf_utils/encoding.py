@@ -1,18 +1,54 @@
-"""One clip from its row in the manifest to its row in a feature file, whatever goes wrong."""
+"""Clips from their rows in the manifest to their rows in a feature file, whatever goes wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import encoders, paths
+from . import encoders, paths, workers
 from .media import MediaError
+from .progress import Meter
 from .readers import Timed
 
+FEW_CLIPS = 32  # starting processes takes longer than this many clips
+FULL_BATCHES = 20  # batches that clips which are encoded together may fill at most
 MISSING = {"no_video_stream", "no_sound_stream", "silent_sound", "no_face", "empty_text",
-           "no_answer"}  # fmt: skip
+           "bad_encoding", "no_answer"}  # fmt: skip
+
+
+def encode_all(
+    todo: list[dict[str, Any]], encoder: encoders.Encoder, read_input: Callable,
+    how: dict[str, Any], part: int, n_workers: int, meter: Meter,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Outcomes in order: all of it in workers for a light encoder, else reading and preparing."""
+    if len(todo) < FEW_CLIPS or encoder.modality == "text":
+        n_workers = 1
+    if encoder.portable:
+        job = partial(encode_row, encoder=encoder, read_input=read_input, how=how)
+        yield from workers.parallel_map(job, todo, n_workers, chunk=2)
+        return
+    job = partial(read_row, read_input=read_input, encoder=encoder.without_model())
+    setup = encoders.mend_torchvision if encoder.prepare else None
+    inputs = workers.parallel_map(job, todo, n_workers, setup, ahead=part)
+    most = FULL_BATCHES * encoder.batches.budget if encoder.batches else None
+    for batch in _portions(inputs, part, most):
+        yield from meter.timed(lambda batch=batch: list(encode_batch(batch, encoder, how)))
+
+
+def _portions(inputs: Iterable[tuple[dict[str, Any], Any]], part: int, most: int | None) -> Iterator[list]:
+    """As many clips as are encoded at a time: fewer of very long ones, whose rows are all in memory."""
+    batch, size = [], 0
+    for start, ready in inputs:
+        batch.append((start, ready))
+        size += sum(getattr(ready.given, "sizes", ())) if ready else 0
+        if len(batch) == part or (most is not None and size >= most):
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def encode_row(

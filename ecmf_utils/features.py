@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from . import encoders, paths, workers
-from .encoding import encode_batch, encode_row, read_row
+from . import encoders, paths
+from .encoding import encode_all, encode_row
 from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
 from .store import Store, each, filled, pooled, shard_files, slug_of
@@ -29,7 +28,6 @@ __all__ = [
 MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_extract_audio",
            "text": "24_extract_text", "context": "30_enrich_text"}  # fmt: skip
 PART = 32  # clips that are encoded, and written, at a time
-FEW_CLIPS = 32  # starting processes takes longer than this many clips
 LEVELS = ("utterance", "frame")
 
 
@@ -115,7 +113,7 @@ def extract(
     done = store.kept(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
     meter = Meter()
-    results = _results(todo, encoder, read_input, how, part, n_workers, meter)
+    results = encode_all(todo, encoder, read_input, how, part, n_workers, meter)
     note = None if encoder.portable else lambda: f"{meter.share():.0%} in the model"
     results = track(results, len(todo), branch, note)
     while batch := list(islice(results, part)):
@@ -233,24 +231,6 @@ def status_table(profile: str, branches: list[str], partial: bool = False) -> pd
         found = [file.keys.select(["clip_id", *columns[2:]]).to_pandas() for file in files]
         tables += [one.assign(branch=branch) for one in found]
     return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
-
-
-def _results(
-    todo: list[dict[str, Any]], encoder: encoders.Encoder, read_input: Callable,
-    how: dict[str, Any], part: int, n_workers: int, meter: Meter,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Outcomes in order: all of it in workers for a light encoder, else reading and preparing."""
-    if len(todo) < FEW_CLIPS or encoder.modality == "text":
-        n_workers = 1
-    if encoder.portable:
-        job = partial(encode_row, encoder=encoder, read_input=read_input, how=how)
-        yield from workers.parallel_map(job, todo, n_workers, chunk=2)
-        return
-    job = partial(read_row, read_input=read_input, encoder=encoder.without_model())
-    setup = encoders.mend_torchvision if encoder.prepare else None
-    inputs = workers.parallel_map(job, todo, n_workers, setup, ahead=2 * part)
-    while batch := list(islice(inputs, part)):
-        yield from meter.timed(lambda batch=batch: list(encode_batch(batch, encoder, how)))
 
 
 def folder(profile: str, branch: str) -> Path:

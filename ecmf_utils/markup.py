@@ -130,6 +130,15 @@ def code_css() -> str:
     return HtmlFormatter(style="friendly").get_style_defs(".code")
 
 
+def unquoted(text: str) -> str:
+    """What a cell says in a sentence, without the quotes of a Python string."""
+    try:
+        value = ast.literal_eval(text) if text[:1] in "'\"" else None
+    except (SyntaxError, ValueError):
+        value = None
+    return value if isinstance(value, str) else text
+
+
 def console(text: str) -> str:
     """Terminal output as text, without its colour codes."""
     return html.escape(ANSI.sub("", text))

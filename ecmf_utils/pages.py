@@ -96,7 +96,7 @@ def _exporter() -> Any:
     exporter = HTMLExporter(
         config=config, template_name="ecmf", extra_template_basedirs=[str(TEMPLATES)]
     )
-    for name in ("clean", "code", "console", "svg_uri"):
+    for name in ("clean", "code", "console", "svg_uri", "unquoted"):
         exporter.register_filter(name, getattr(markup, name))
     exporter.register_filter("safe_markdown", markup.markdown)
     exporter.register_filter("readable", readable)

@@ -277,10 +277,9 @@ def test_every_reader_names_what_is_not_there(home, tmp_path):
 
 def test_a_transcript_in_a_wrong_encoding_is_told_from_an_empty_one(home):
     extract(clips_of(2, text=[None, None], problem=["bad_encoding", None]))
-    assert features.status_table("p", ["text"])["problem"].tolist() == [
-        "bad_encoding",
-        "empty_text",
-    ]
+    table = features.status_table("p", ["text"])
+    assert table["problem"].tolist() == ["bad_encoding", "empty_text"]
+    assert table["status"].tolist() == ["missing", "missing"]
 
 
 def test_the_text_of_a_row_can_be_its_identity(home):
@@ -381,3 +380,18 @@ def test_the_real_clips_are_all_accounted_for(home, realdata):
         number["other/test.mp4"]: "no_sound_stream",
         number["pyfeat/WolfgangLanger_Pexels.mp4"]: "silent_sound",
     }
+
+
+def test_very_long_clips_are_encoded_few_at_a_time(home):
+    from ecmf_utils.inference import Batches
+    from ecmf_utils.towers import Prepared
+
+    seen = []
+    model = replace(
+        encoder(lambda given: np.ones((1, 3), np.float32)), dim=3, portable=False, modality="sound",
+        prepare=lambda n: Prepared([n], [n]), batches=Batches(lambda items: items, 10),
+        run=lambda clips: seen.append(len(clips)) or [np.ones((1, 3), np.float32)] * len(clips),
+    )  # fmt: skip
+    lengths = {f"c{i:02d}": 300 if i < 3 else 1 for i in range(10)}
+    features.extract("p", "audio", clips_of(10), model, lambda row: lengths[row["clip_id"]], part=4)
+    assert seen == [1, 1, 1, 4, 3] and features.load("p", ["audio"]).present["audio"].all()

@@ -1,5 +1,6 @@
 """Reports: self-contained, nothing from data is taken as HTML, and the figures are checked."""
 
+import html
 import json
 import os
 import re
@@ -440,3 +441,17 @@ def test_pages_open_without_network_or_console_error(home, tmp_path):
         seen = visit(page, tmp_path / "page.png", open_details=True)
         assert seen.console == [] and seen.requests == []
         assert seen.overflow == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("'no clip has a face'", "no clip has a face"), ('"it\'s \\u00e9"', "it's é"), ("'open", "'open"),
+     ("{'a': 1}", "{'a': 1}"), ("", "")],
+)  # fmt: skip
+def test_a_sentence_of_a_cell_is_shown_without_quotes(given, said):
+    assert markup.unquoted(given) == said
+
+
+def test_quotes_of_a_sentence_do_not_let_html_in(home):
+    page = publish(home, code("x", shown({"text/plain": repr("a " + EVIL)})))
+    assert f"a {html.escape(EVIL)}</pre>" in page
