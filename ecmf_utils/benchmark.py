@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -111,16 +113,17 @@ def _in_turns(one: Callable[[], Any], other: Callable[[], Any], repeats: int) ->
 
 
 def _utilisation(call: Callable[[], Any], device: str) -> float | None:
-    """Mean utilisation of the GPU in per cent during a call; None without one."""
-    import torch
-
-    if device == "cpu" or not torch.cuda.is_available():
+    """Mean utilisation of the first GPU in per cent during a call, by nvidia-smi; None without it."""
+    tool = shutil.which("nvidia-smi")
+    if device == "cpu" or tool is None:
         return None
     seen, done = [], threading.Event()
+    ask = [tool, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
 
     def watch() -> None:
-        while not done.wait(0.1):
-            seen.append(torch.cuda.utilization())
+        while not done.wait(0.2):
+            told = subprocess.run(ask, capture_output=True, text=True).stdout.strip()
+            seen.extend([float(told)] if told.isdigit() else [])
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -134,7 +137,7 @@ def _utilisation(call: Callable[[], Any], device: str) -> float | None:
 
 def _reader(branch: str, encoder: encoders.Encoder) -> Callable[[dict[str, Any]], Any]:
     if branch == "scene":
-        return partial(features.read_scene, n_frames=encoder.n_frames or 8)
+        return partial(features.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side())
     if branch == "audio":
         return partial(features.read_audio, sample_rate=encoder.sample_rate or SOUND_RATE)
     return features.read_text

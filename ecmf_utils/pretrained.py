@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ MAX_TOKENS = 512
 READERS = {"frames": "AutoImageProcessor", "sound": "AutoFeatureExtractor", "text": "AutoTokenizer"}
 # weights that no hidden state depends on, so that a checkpoint may lack them
 UNUSED = ("pooler.", "masked_spec_embed", "lm_head.", "position_ids", "mask_token", "logit_")
+NO_ACCESS = re.compile(r"\b(401|403) Client Error|gated repo", re.I)
 _schemas: list[Any] = []  # torch forgets a library whose object is collected
 
 
@@ -86,8 +88,7 @@ def load_transformers(
     if projected and not (modality == "frames" and hasattr(model, "get_image_features")):
         raise EcmfError(f"hf:{source}: layers=projected is for frames and models of images and text (CLIP, SigLIP)")
     tower = model if projected else _tower(model, modality)
-    net = Network(tower, hidden_states, layers, device, precision)
-    net.model.to(device).eval()
+    net = Network(_placed(f"hf:{source}", tower, device), hidden_states, layers, device, precision)
     if modality == "text":
         made = towers.text_tower(net, prepare, budget, max_tokens)
     elif modality == "sound":
@@ -129,6 +130,8 @@ def _load(name: str, place: hub.Place, modality: str, precision: str, trust: boo
     finally:
         transformers.utils.logging.set_verbosity(before)
     _check_weights(name, told)
+    if modality == "sound":  # else the norm behind the last layer is in `last` and not in the sums of layers
+        model.config.tie_last_hidden_states = True
     known, wanted = len(prepare) if modality == "text" else 1, getattr(model.config, "vocab_size", 0)
     if modality == "text" and known < wanted / 2:  # transformers makes up an empty one where files are missing
         raise EcmfError(f"{name}: the tokenizer knows {known:,} tokens, the model {wanted:,}: its files are missing")
@@ -154,19 +157,30 @@ def _reason(error: Exception, part: str = "the encoder") -> str:
         return "it needs code of its own; read that code, then say trust_remote_code=true"
     if "weights_only" in str(error).lower() or "Unpickl" in type(error).__name__:
         return "its weights are a pickled file that would run code, which is refused; give a safetensors file"
-    if "401" in text or "403" in text or "gated" in text.lower():
+    if NO_ACCESS.search(str(error)):
         return f"no access ({text}); accept the model's terms on its page, then `hf auth login`"
     return f"{part} cannot be loaded ({text}): a model of another kind, or not a whole copy of one"
 
 
-def load_timm(source: str, layers: str, device: str, precision: str, budget: int) -> dict[str, Any]:
+def _placed(name: str, model: Any, device: str, dtype: Any = None) -> Any:
+    """A model on its device, ready to be used and no longer to be trained."""
+    try:
+        return model.to(device, dtype).eval()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise EcmfError(f"{name}: no room on {device} ({reason}); say precision=bf16-weights, or device=cpu") from error
+
+
+def load_timm(
+    source: str, layers: str, revision: str | None, device: str, precision: str, budget: int
+) -> dict[str, Any]:
     """A timm model without its head, as fields of an `Encoder`; one pooled vector a frame."""
     mend_torchvision()
     import timm
     import torch
 
-    model, revision = _timm_model(source)
-    model = model.to(device, torch.bfloat16 if precision == "bf16-weights" else None).eval()
+    model, revision = _timm_model(source, revision)
+    model = _placed(f"timm:{source}", model, device, torch.bfloat16 if precision == "bf16-weights" else None)
     settings = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**settings, is_training=False)
     net = Network(model, timm_states, layers, device, precision)
@@ -186,25 +200,23 @@ def load_timm(source: str, layers: str, device: str, precision: str, budget: int
     }
 
 
-def _timm_model(source: str) -> tuple[Any, str]:
+def _timm_model(source: str, revision: str | None) -> tuple[Any, str]:
     """A model without its head and its revision, from a folder, timm's own list or another hub id."""
     import timm
 
     source = source.removeprefix("hf-hub:")
-    known = None
-    if not Path(source).is_dir() and "/" not in source:
-        known = _known_to_timm(source)
-    where, _, revision = (known.hf_hub_id if known is not None else source).partition("@")
-    place = hub.find("timm", where, revision or None)
+    known = _known_to_timm(source) if not Path(source).is_dir() and "/" not in source else None
+    place = hub.find("timm", source if known is None else known.hf_hub_id, revision)
+    how: dict[str, Any] = {"pretrained": True, "num_classes": 0}
     pinned = f"{place.source}@{place.commit}"
+    if place.commit is None:
+        name = f"local-dir:{place.source}"
+    elif known is None:
+        name = f"hf-hub:{pinned}"
+    else:
+        name, how = source, how | {"pretrained_cfg_overlay": {"hf_hub_id": pinned}}
     try:
-        if place.commit is None:
-            return timm.create_model(f"local-dir:{place.source}", pretrained=True, num_classes=0), place.revision
-        if known is None:
-            return timm.create_model(f"hf-hub:{pinned}", pretrained=True, num_classes=0), place.revision
-        overlay = {"hf_hub_id": pinned}
-        made = timm.create_model(source, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-        return made, place.revision
+        return timm.create_model(name, **how), place.revision
     except Exception as error:  # hub, disk, a folder of something else: timm raises as many kinds
         raise EcmfError(f"timm:{source}: {_reason(error)}") from error
 
@@ -226,6 +238,6 @@ def _known_to_timm(source: str) -> Any:
 
 def _tower(model: Any, modality: str) -> Any:
     """The part of a model that sees this modality."""
-    name = {"frames": "vision_model", "text": "text_model", "sound": "encoder"}[modality]
-    joint = {"frames": True, "text": True, "sound": model.config.model_type == "whisper"}[modality]
-    return getattr(model, name) if joint and hasattr(model, name) else model
+    if modality == "sound":
+        return model.encoder if model.config.model_type == "whisper" else model
+    return getattr(model, {"frames": "vision_model", "text": "text_model"}[modality], model)

@@ -45,7 +45,7 @@ class Store:
 
     def kept(self, rows: list[dict[str, Any]], retry_failed: bool) -> dict[str, tuple[Path, int]]:
         """Where the rows that may be used again are: clip to file and position in it."""
-        stored = self._stored(rows)
+        stored = sorted(self._stored(rows), key=lambda one: one[2] == "ok")  # of two rows of a clip, the good one
         return {one: place for one, place, status in stored if status != "failed" or not retry_failed}
 
     def any_ok(self, rows: list[dict[str, Any]]) -> bool:

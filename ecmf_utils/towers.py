@@ -13,11 +13,12 @@ import numpy as np
 
 from .inference import Batches, Network
 from .media import MediaError
+from .paths import EcmfError
 
 SHORTEST_SOUND_S = 0.1  # below it the convolutions of a speech model have nothing to slide over
 WHISPER_FRAMES_PER_S = 50  # the encoder's output, after its stride of two over 10 ms hops
 WHISPER_S = 30.0  # what it hears at a time, padded
-VIDEO = ("videomae", "vivit", "timesformer")  # models that take a clip, not a frame
+VIDEO = ("videomae",)  # models that take a clip, not a frame, with tokens in the order of time
 
 
 class Prepared(NamedTuple):
@@ -138,17 +139,16 @@ def video_tower(net: Network, processor: Any, budget: int) -> dict[str, Any]:
 
 
 def windows(n: int, size: int, overlap: int) -> tuple[list[tuple[int, int]], list[tuple[float, float]]]:
-    """Windows over `n` samples, and which share of each is kept so that half an overlap goes to each side."""
+    """Windows of equal length over `n` samples, and which share of each is kept.
+
+    The last one ends with the sound, so it may overlap more; each overlap is cut in its middle.
+    """
     if n <= size:
         return [(0, n)], [(0.0, 1.0)]
-    starts = range(0, n - overlap, size - overlap)
-    spans = [(start, min(start + size, n)) for start in starts]
-    half = overlap / 2
-    keep = [
-        (half / (b - a) if a else 0.0, 1 - half / (b - a) if b < n else 1.0)
-        for a, b in spans
-    ]  # fmt: skip
-    return spans, keep
+    starts = [*range(0, n - size, size - overlap), n - size]
+    spans = [(start, start + size) for start in starts]
+    cuts = [0.0, *((one[1] + two[0]) / 2 for one, two in zip(spans, spans[1:], strict=False)), float(n)]
+    return spans, [((a - s) / size, (b - s) / size) for s, a, b in zip(starts, cuts, cuts[1:], strict=False)]
 
 
 def prepare_sound(sound: np.ndarray, processor: Any, window_s: float, overlap_s: float) -> Prepared:
@@ -164,19 +164,19 @@ def prepare_sound(sound: np.ndarray, processor: Any, window_s: float, overlap_s:
 def prepare_spectrogram(sound: np.ndarray, processor: Any, window_s: float, overlap_s: float) -> Prepared:
     """Sound as log-mel spectrograms of fixed length, for Whisper; rows of the padding are left out."""
     rate = processor.sampling_rate
-    spans, keep = windows(len(sound), int(min(window_s, WHISPER_S) * rate), int(overlap_s * rate))
+    spans, keep = windows(len(sound), int(window_s * rate), int(overlap_s * rate))
     items = [processor(sound[a:b], sampling_rate=rate, return_tensors="np")["input_features"][0] for a, b in spans]
     heard = [(b - a) / rate / WHISPER_S for a, b in spans]
     rows = WHISPER_S * WHISPER_FRAMES_PER_S
     keep = [(a * h, max(np.ceil(b * h * rows), 1) / rows) for (a, b), h in zip(keep, heard, strict=True)]
     sizes = [int(WHISPER_S * rate)] * len(items)
-    return Prepared(items, sizes, keep, *_told(spans, min(window_s, WHISPER_S), overlap_s))
+    return Prepared(items, sizes, keep, *_told(spans, window_s, overlap_s))
 
 
 def _told(spans: Sequence, window_s: float, overlap_s: float) -> tuple[str, str]:
     if len(spans) < 2:
         return "", ""
-    return "sound_windows", f"{len(spans)} windows of {window_s:g} s that overlap by {overlap_s:g} s"
+    return "sound_windows", f"{len(spans)} windows of {window_s:g} s that overlap by {overlap_s:g} s or more"
 
 
 def sound_tower(net: Network, processor: Any, budget: int, window_s: float, overlap_s: float) -> dict[str, Any]:
@@ -185,6 +185,9 @@ def sound_tower(net: Network, processor: Any, budget: int, window_s: float, over
 
     config = net.model.config
     whisper = config.model_type == "whisper"
+    window_s = min(window_s, WHISPER_S) if whisper else window_s
+    if not 0 <= overlap_s < window_s:
+        raise EcmfError(f"window_s={window_s:g}, overlap_s={overlap_s:g}: expected 0 <= overlap_s < window_s")
     masked = getattr(config, "feat_extract_norm", None) == "layer"
 
     def spectrograms(items: list[np.ndarray]) -> Sequence[np.ndarray]:

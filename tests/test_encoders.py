@@ -189,7 +189,7 @@ def test_the_recipe_names_weights_and_layers(bert):
         ("classical", "scene", {"device": "tpu"}, "device=tpu: PyTorch cannot use it .*say auto, cpu or cuda"),
         ("classical", "scene", {"precision": "fp8"}, "precision='fp8': expected one of auto, fp32"),
         ("classical", "scene", {"batch_size": -1}, "batch_size=-1: expected at least 1, or 0"),
-        ("classical", "audio", {"window_s": 1.0, "overlap_s": 2.0}, "window_s=1, overlap_s=2: expected 0 <= overlap"),
+        ("classical", "audio", {"window_s": 1.0, "overlap_s": 2.0}, "window_s=1, overlap_s=2: expected 0 <= overlap_s"),
         ("minilm", "text", {"max_tokens": 0}, "max_tokens=0: expected at least 1"),
     ],
 )
@@ -315,11 +315,12 @@ def hub_server(monkeypatch):
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
-            code, headers = ANSWERS.get(self.path.partition("?")[0], (500, {}))
+            code, headers, *body = ANSWERS.get(self.path.partition("?")[0], (500, {}))
             self.send_response(code)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            self.wfile.write(json.dumps(body[0]).encode() if body else b"")
 
         def log_message(self, *_):
             pass
@@ -361,15 +362,82 @@ def test_a_hub_that_cannot_be_reached_is_one_line_at_once(monkeypatch):
     assert time.monotonic() - start < 60
 
 
-def test_a_model_in_the_cache_is_taken_from_there_and_its_commit_noted(bert, tmp_path, monkeypatch):
-    commit = "0123456789" * 4
-    place = tmp_path / "models--some--model"
-    shutil.copytree(bert, place / "snapshots" / commit)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(commit)
+COMMIT = "0123456789" * 4
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+def test_what_was_fetched_once_is_found_without_the_hub(hub_server, tmp_path, monkeypatch, revision):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert hub.find("hf", "some/model") == ("some/model", commit, commit)
-    assert hub.find("timm", "some/model", commit).revision == commit
+    name = f"/api/models/some/good{f'/revision/{revision}' if revision else ''}"
+    monkeypatch.setitem(ANSWERS, name, (200, {}, {"id": "some/good", "sha": COMMIT}))
+    assert hub.find("hf", "some/good", revision) == ("some/good", COMMIT, COMMIT)
+    (tmp_path / "models--some--good" / "snapshots" / COMMIT).mkdir(parents=True)  # as a download leaves it
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub.find("hf", "some/good", revision).commit == COMMIT
+    with pytest.raises(EcmfError, match="HF_HUB_OFFLINE is set"):
+        hub.find("hf", "some/good", "v2")
+
+
+def test_a_model_in_the_cache_is_loaded_from_there(bert, tmp_path, monkeypatch):
+    place = tmp_path / "models--some--model"
+    shutil.copytree(bert, place / "snapshots" / COMMIT)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(COMMIT)
+    for module in (huggingface_hub.constants, huggingface_hub.file_download.constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert hub.find("hf", "some/model") == ("some/model", COMMIT, COMMIT)
+    assert hub.find("timm", "some/model", COMMIT).revision == COMMIT
+
+
+def test_the_hash_of_a_folder_covers_what_decides_vectors(bert, tmp_path):
+    copy = shutil.copytree(bert, tmp_path / "copy")
+    first = hub.find("hf", str(copy)).revision
+    (copy / "README.md").write_text("about")
+    assert hub.find("hf", str(copy)).revision == first
+    for name in ("tokenizer_config.json", "preprocessor_config.json", "own.py"):
+        before = hub.find("hf", str(copy)).revision
+        (copy / name).write_text("{}")
+        assert hub.find("hf", str(copy)).revision != before
+
+
+def test_a_corpus_is_not_continued_with_other_weights(tmp_path):
+    name = untrained.save("bert", tmp_path)
+    recipe = encoders.load(name, "text", layers="layer-2", max_tokens=9).recipe
+    assert encoders.again(recipe, "text").recipe == recipe
+    untrained.save("bert", tmp_path, seed=1)
+    with pytest.raises(EcmfError, match="was encoded with revision local-.*, here is local-.*encode the corpus again"):
+        encoders.again(recipe, "text")
+
+
+def test_a_model_that_is_never_the_same_twice_is_refused(bert, monkeypatch):
+    import torch
+
+    right = pretrained.hidden_states
+    monkeypatch.setattr(pretrained, "hidden_states", lambda *a, **k: torch.randn_like(right(*a, **k)))
+    with pytest.raises(EcmfError, match="another vector every time"):
+        encoders.load(f"hf:{bert}", "text")
+
+
+def test_a_folder_may_have_an_at_sign_or_a_number_in_its_name(tmp_path):
+    for family, branch in (("bert", "text"), ("timm", "scene")):
+        name = untrained.save(family, tmp_path / "aggregated@401" / family)
+        assert encoders.load(name, branch).encode([TEXTS[0] if branch == "text" else FRAMES[0]])
+    (tmp_path / "aggregated@401" / "bert" / "config.json").write_text("{")
+    with pytest.raises(EcmfError, match="cannot be loaded") as error:
+        encoders.load(f"hf:{tmp_path}/aggregated@401/bert", "text")
+    assert "no access" not in str(error.value)
+
+
+def test_a_device_without_room_is_one_line(bert, monkeypatch):
+    import torch
+
+    def full(self, *_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 28.00 GiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(EcmfError, match="no room on cpu .*28.00 GiB.*say precision=bf16-weights"):
+        encoders.load(f"hf:{bert}", "text")
 
 
 def test_torchvision_imports_and_a_second_mending_changes_nothing(library):

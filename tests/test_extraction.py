@@ -280,7 +280,7 @@ def test_a_long_sound_says_how_it_was_cut(family, load, put, home, tmp_path):
     minute = sound(tmp_path / "minute.wav", np.resize(NOISE, 60 * RATE))
     rows = [put("audio", "a whole sound"), {"video": str(minute)}]
     status, _, _ = extract("p", "audio", load("audio", family), rows)
-    assert status["detail"].tolist() == [None, "3 windows of 30 s that overlap by 2 s"]
+    assert status["detail"].tolist() == [None, "3 windows of 30 s that overlap by 2 s or more"]
 
 
 def test_frames_that_are_left_out_for_their_number_are_told(load, put, home):

@@ -20,8 +20,9 @@ SOUNDS = [RNG.normal(0, 0.1, n).astype(np.float32) for n in (9000, 16000, 5000, 
 TEXTS = ["The train was late again!", "no", "what a day, what a lovely long day", "oh \U0001f642"]
 INPUTS = {"scene": FRAMES, "audio": SOUNDS, "text": TEXTS}
 BRANCH = {
-    **dict.fromkeys(("vit", "clip", "siglip", "dinov2", "videomae", "timm"), "scene"),
-    **dict.fromkeys(("hubert", "hubert-large", "wavlm", "wav2vec2", "wav2vec2-large", "whisper"), "audio"),
+    **dict.fromkeys(("vit", "clip", "siglip", "dinov2", "dinov3", "videomae", "timm"), "scene"),
+    **dict.fromkeys(("hubert", "hubert-large", "wavlm", "wavlm-large", "wav2vec2", "wav2vec2-large"), "audio"),
+    "whisper": "audio",
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "qwen"), "text"),
 }
 LAYERS = ("last", "sum-last-2", "mean-last-3", "layer-1")
@@ -44,8 +45,9 @@ def load(folders, family, **how):
 # ---- the same by the library alone, written without a line of ours
 
 
-def states(output, layers):
-    h = output.hidden_states
+def states(output, layers, tied=False):
+    """`tied`: the norm behind the last layer is part of it, as the field's published features have it."""
+    h = [*output.hidden_states[:-1], output.last_hidden_state] if tied else output.hidden_states
     return {
         "last": output.last_hidden_state, "sum-last-2": h[-1] + h[-2],
         "mean-last-3": (h[-1] + h[-2] + h[-3]) / 3, "layer-1": h[1],
@@ -110,7 +112,7 @@ def of_sound(family, folder, sound, layers):
     if family == "whisper":
         output = model.encoder(inputs["input_features"], output_hidden_states=True)
         return states(output, layers)[0, : int(np.ceil(len(sound) / 320))].numpy()
-    return states(model(inputs["input_values"], output_hidden_states=True), layers)[0].numpy()
+    return states(model(inputs["input_values"], output_hidden_states=True), layers, tied=True)[0].numpy()
 
 
 def of_text(family, folder, text, layers):
@@ -203,6 +205,12 @@ def test_clip_gives_its_joint_space_on_request(folders):
         assert_same(load(folders, family, layers="projected").encode(FRAMES[:1]), [wanted.numpy()])
 
 
+def test_the_last_layer_of_a_speech_model_is_what_last_gives(folders):
+    for family in ("hubert", "hubert-large", "wavlm-large", "wav2vec2-large"):
+        one, other = (load(folders, family, layers=layers).encode(SOUNDS[:1]) for layers in ("last", "layer-3"))
+        assert_same(one, other)
+
+
 def test_frame_level_rows_of_sound_and_video_know_when_they_are(folders, home):
     from ecmf_utils.encoding import encode_row
     from ecmf_utils.readers import Timed
@@ -231,13 +239,28 @@ def test_long_sound_is_encoded_in_windows_that_overlap(folders):
     assert cosine > 0.99
 
 
+@pytest.mark.parametrize("family", ["hubert", "hubert-large", "whisper"])
+def test_a_sound_a_little_longer_than_its_window_gains_no_rows(folders, family):
+    """A rest too short for the convolutions must not become a window of its own."""
+    sound = RNG.normal(0, 0.1, 32000 + 16).astype(np.float32)
+    rows = load(folders, family, window_s=2.0, overlap_s=0.0).encode([sound])[0]
+    assert 98 <= len(rows) <= 101 and np.isfinite(rows).all()
+
+
+def test_whisper_hears_no_more_than_its_window(folders):
+    with pytest.raises(encoders.EcmfError, match="window_s=30, overlap_s=40: expected 0 <= overlap_s < window_s"):
+        load(folders, "whisper", window_s=60.0, overlap_s=40.0)
+    assert load(folders, "whisper", window_s=60.0).recipe["window_s"] == 30.0
+
+
 @pytest.mark.parametrize(("n", "size", "overlap"), [(100, 30, 10), (31, 30, 10), (50, 30, 10), (51, 30, 10), (7, 3, 0)])
 def test_windows_cover_every_sample_once(n, size, overlap):
     spans, keep = towers.windows(n, size, overlap)
     kept = [(a + lo * (b - a), a + hi * (b - a)) for (a, b), (lo, hi) in zip(spans, keep, strict=True)]
     assert kept[0][0] == 0 and kept[-1][1] == n
     assert all(one[1] == pytest.approx(two[0]) for one, two in zip(kept, kept[1:], strict=False))
-    assert all(b - a <= size and b - a > overlap for a, b in spans)
+    assert {b - a for a, b in spans} == {size} and all(one[1] - two[0] >= overlap for one, two in zip(spans, spans[1:],
+                                                                                                      strict=False))
 
 
 def test_whisper_hears_a_long_sound_to_its_end(folders):
@@ -327,7 +350,7 @@ def test_padding_that_is_not_masked_is_noticed(folders, monkeypatch):
         return right(model, layers, **inputs)
 
     monkeypatch.setattr(pretrained, "hidden_states", unmasked)
-    for family in ("bert", "roberta", "xlm-roberta", "hubert-large"):
+    for family in ("bert", "roberta", "xlm-roberta", "hubert-large", "wavlm-large"):
         with pytest.raises(AssertionError):
             test_rows_equal_a_forward_pass_of_each_clip_alone(folders, family, "last")
 
