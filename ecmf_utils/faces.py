@@ -144,7 +144,7 @@ def detect_corpus(
     """
     how = recipe(**settings)
     job = partial(_detect_row, profile=profile, how=how, settings=settings)
-    rows = [row for row in clips.to_dict("records") if paths.shard_of(row["clip_id"], n_shards) == shard]
+    rows = paths.in_shard(clips, shard, n_shards)
     done = track(workers.parallel_map(job, rows, n_workers, chunk=4), len(rows), "clips")
     tables = [SCHEMA.empty_table()]
     while part := list(islice(done, PART)):

@@ -106,9 +106,7 @@ def extract(
         were `computed` now, and a table of the `speed`.
     """
     how = recipe(encoder, pooling, level, extra)
-    if not 0 <= shard < n_shards:
-        raise paths.EcmfError(f"shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
-    rows = [r for r in clips.to_dict("records") if paths.shard_of(r["clip_id"], n_shards) == shard]
+    rows = paths.in_shard(clips, shard, n_shards)
     store = Store(folder(profile, branch), encoder.dim, how, shard, n_shards)
     done = store.kept(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
@@ -126,11 +124,14 @@ def extract(
 
 def _speed(n_clips: int, encoder: encoders.Encoder, meter: Meter) -> pd.DataFrame:
     """Clips that were computed now, seconds, clips a second, share of the time in the model."""
-    facts = {"clips": n_clips, "seconds": round(meter.elapsed_s(), 1), "clips/s": None, "in the model": None}
-    facts |= {"clips/s": round(n_clips / meter.elapsed_s(), 2)} if n_clips else {}
-    facts |= {"in the model": f"{meter.share():.0%}"} if n_clips and not encoder.portable else {}
-    facts |= {"batches halved": encoder.batches.halved if encoder.batches else None}
-    return pd.Series(facts, dtype=object).dropna().astype(str).to_frame("value")
+    facts: dict[str, Any] = {"clips": n_clips, "seconds": round(meter.elapsed_s(), 1)}
+    if n_clips:
+        facts["clips/s"] = round(n_clips / meter.elapsed_s(), 2)
+    if n_clips and not encoder.portable:
+        facts["in the model"] = f"{meter.share():.0%}"
+    if encoder.batches:
+        facts["batches halved"] = encoder.batches.halved
+    return pd.Series(facts, dtype=object).astype(str).to_frame("value")
 
 
 def load(

@@ -56,7 +56,8 @@ def find(scheme: str, source: str, revision: str | None = None) -> Place:
     name = f"{scheme}:{source}"
     if source.startswith(("/", ".", "~")) or source.count("/") > 1 or not source.strip("/"):
         raise EcmfError(f"{name}: no such folder; expected a folder with the model's files, or a hub id")
-    commit = _cached(source, revision)
+    known = cached(source, "config.json", revision)
+    commit = known.parent.name if known else None
     if commit is None:
         commit = _ask(name, scheme, source, revision)
         _remember(source, revision, commit)
@@ -70,25 +71,21 @@ def _hash_of(folder: Path) -> str:
     return "local-" + digest([(path.name, file_hash(path)) for path in files])
 
 
-def _folder_of(source: str) -> Path:
-    """The place of a model in the hub's cache."""
-    from huggingface_hub import constants
+def cached(source: str, file: str, revision: str | None = None, cache_dir: Path | str | None = None) -> Path | None:
+    """A file of a model in the hub's cache on this machine; None where it is not."""
+    from huggingface_hub import constants, try_to_load_from_cache
 
-    return Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
-
-
-def _cached(source: str, revision: str | None) -> str | None:
-    """The commit of the copy in the cache."""
-    folder, name = _folder_of(source), revision or "main"
-    ref = folder / "refs" / name
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else name
-    return commit if (folder / "snapshots" / commit).is_dir() else None
+    found = try_to_load_from_cache(source, file, cache_dir=cache_dir or constants.HF_HUB_CACHE, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _remember(source: str, revision: str | None, commit: str) -> None:
     """Note what a branch or tag stands for: files that are fetched by their commit leave no such note."""
-    if (revision or "main") != commit:
-        write_text(_folder_of(source) / "refs" / (revision or "main"), commit)
+    from huggingface_hub import constants
+
+    name = revision or "main"
+    if name != commit:
+        write_text(Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "refs" / name, commit)
 
 
 def _ask(name: str, scheme: str, source: str, revision: str | None) -> str:

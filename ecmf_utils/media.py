@@ -14,17 +14,8 @@ import numpy as np
 from . import endings, paths
 from .clipwriter import write_clip
 
-__all__ = [
-    "PROBLEMS",
-    "MediaError",
-    "frame_times",
-    "probe",
-    "read_audio",
-    "read_frames",
-    "resolve",
-    "thumbnail",
-    "write_clip",
-]
+__all__ = ["PROBLEMS", "MediaError", "frame_times", "probe", "read_audio", "read_frames", "resolve", "thumbnail",
+           "write_clip"]  # fmt: skip
 
 # every code that may stand in a `problem` column, with the sentence that a report shows
 PROBLEMS = {

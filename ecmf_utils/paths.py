@@ -56,9 +56,21 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_shard(shard: int, n_shards: int) -> None:
+    """Refuse a shard that there is not."""
+    if not 0 <= shard < n_shards:
+        raise EcmfError(f"shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
+
+
 def shard_of(clip_id: str, n_shards: int) -> int:
     """The shard of a clip: a hash of its name, so that it does not depend on the other clips."""
     return int(digest(str(clip_id)), 16) % n_shards
+
+
+def in_shard(clips: pd.DataFrame, shard: int, n_shards: int) -> list[dict[str, Any]]:
+    """The rows of the clips of one shard."""
+    check_shard(shard, n_shards)
+    return [row for row in clips.to_dict("records") if shard_of(row["clip_id"], n_shards) == shard]
 
 
 def shard_name(shard: int, n_shards: int) -> str:

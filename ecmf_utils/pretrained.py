@@ -10,14 +10,11 @@ import importlib.util
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import hub, towers
-from .inference import Batches, Network, hidden_states, timm_states
+from .inference import Network, hidden_states, timm_states
 from .paths import EcmfError
 
 MAX_TOKENS = 512
@@ -84,6 +81,8 @@ def load_transformers(
     mend_torchvision()  # image processors, and much that imports them, need it
     place = hub.find("hf", source, revision)
     prepare, model = _load(f"hf:{source}", place, modality, precision, trust_remote_code)
+    if hasattr(prepare, "max_num_patches"):  # pictures of any shape, as lists of patches
+        raise EcmfError(f"hf:{source}: a NaFlex model; take the one of fixed size, such as siglip2-base-patch16-224")
     projected = layers == "projected"
     if projected and not (modality == "frames" and hasattr(model, "get_image_features")):
         raise EcmfError(f"hf:{source}: layers=projected is for frames and models of images and text (CLIP, SigLIP)")
@@ -184,16 +183,7 @@ def load_timm(
     settings = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**settings, is_training=False)
     net = Network(model, timm_states, layers, device, precision)
-
-    def forward(items: list[np.ndarray]) -> np.ndarray:
-        return net(x=torch.from_numpy(np.stack(items))).cpu().numpy()[:, None]
-
-    batches = Batches(forward, budget)
-    return {
-        "prepare": partial(towers.prepare_timm, transform=transform),
-        "run": towers.runner(batches),
-        "batches": batches,
-        "net": net,
+    return towers.timm_tower(net, transform, budget) | {
         "revision": revision,
         "sample_rate": None,
         "recipe": {"library": "timm", "input": list(settings["input_size"]), "precision": precision},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import params, pipeline
-from .paths import EcmfError, data_dir, file_hash, read_json, reports_dir, shard_name, show, write_json
+from .paths import EcmfError, check_shard, data_dir, file_hash, read_json, reports_dir, shard_name, show, write_json
 
 MAX_SHARDS = 64  # each is a job, a page and a file that the next notebook opens
 KEY = re.compile(r"(--\d+-of-\d+)?")
@@ -42,8 +42,7 @@ def check(nb: str, values: Mapping[str, Any]) -> None:
     shard, n_shards = values.get("shard", 0), values.get("n_shards", 1)
     if not 1 <= n_shards <= MAX_SHARDS:
         raise EcmfError(f"{nb}: n_shards={n_shards}: expected 1 to {MAX_SHARDS}")
-    if not 0 <= shard < n_shards:
-        raise EcmfError(f"{nb}: shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
+    check_shard(shard, n_shards)
 
 
 def written(nb: str, profile: str, values: Mapping[str, Any]) -> Path:

@@ -104,6 +104,18 @@ def frames_tower(net: Network, processor: Any, budget: int) -> dict[str, Any]:
     return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net}
 
 
+def timm_tower(net: Network, transform: Callable, budget: int) -> dict[str, Any]:
+    """One row a frame, as timm pools it."""
+    import torch
+
+    def forward(items: list[np.ndarray]) -> Sequence[np.ndarray]:
+        return net(x=torch.from_numpy(np.stack(items))).cpu().numpy()[:, None]
+
+    batches = Batches(forward, budget)
+    prepare = partial(prepare_timm, transform=transform)
+    return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net}
+
+
 def _of_frames(hidden: Any, config: Any, shape: Sequence[int]) -> Any:
     if hidden.ndim == 2:  # projected
         return hidden
@@ -234,6 +246,8 @@ def text_tower(net: Network, tokenizer: Any, budget: int, max_tokens: int) -> di
     """Rows of the tokens of each text, special tokens included, without padding."""
     import torch
 
+    if max_tokens < 1:
+        raise EcmfError(f"max_tokens={max_tokens}: expected at least 1")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     limit = int(min(max_tokens, tokenizer.model_max_length, _positions(net.model)))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import encoders, features, inference, media, pretrained, towers, untrained
+from ecmf_utils import encoders, features, inference, media, pretrained, towers, trial, untrained
 
 from . import test_media
 
@@ -306,7 +306,7 @@ def test_half_precision_is_near_float32_and_says_how_near(folders, family):
     half = load(folders, family, precision="bf16")
     exact = load(folders, family)
     assert half.recipe["precision"] == "bf16" and exact.recipe["precision"] == "fp32"
-    assert 0 < half.deviation < encoders.MOST_DEVIATION and exact.deviation is None
+    assert 0 < half.deviation < trial.MOST_DEVIATION and exact.deviation is None
     for one, other in zip(*(encoder.encode(INPUTS[BRANCH[family]]) for encoder in (half, exact)), strict=True):
         assert 0 < np.linalg.norm(one - other) < 0.05 * np.linalg.norm(other)
 
@@ -325,7 +325,7 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(folders):
 
 
 def test_half_precision_that_is_too_far_off_is_refused(folders, monkeypatch):
-    monkeypatch.setattr(encoders, "MOST_DEVIATION", 1e-9)
+    monkeypatch.setattr(trial, "MOST_DEVIATION", 1e-9)
     with pytest.raises(encoders.EcmfError, match="bf16 changes a vector by .* say precision=fp32"):
         load(folders, "vit", precision="bf16")
 
