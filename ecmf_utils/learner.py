@@ -33,10 +33,10 @@ class TorchClassifier:
     Parameters
     ----------
     network : callable
-        Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C)
-        and, if it has them, `weights` (N, B). Optional on the module: `prepare(...)`, called once
-        before training, whose rows are then passed as a third argument while training; `rates`,
-        name prefix to factor of the learning rate.
+        Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C) and, if
+        it has them, `weights` (N, B) and, while training, a `penalty` that joins the loss. Optional on
+        the module: `prepare(...)`, called once before training, whose rows are then passed as a third
+        argument while training; `rates`, name prefix to factor of the learning rate.
     dims : dict
         Branch to number of dimensions, in order.
     lr, weight_decay, epochs, batch_size, warmup
@@ -212,7 +212,7 @@ class TorchClassifier:
         out = self.module_(_rows(x, rows), present[rows], *given)
         smooth = self.label_smoothing
         aim = (1 - smooth) * targets[rows] + smooth / targets.shape[1]
-        loss = cross_entropy(out["logits"], aim, weights[rows])
+        loss = cross_entropy(out["logits"], aim, weights[rows]) + out.get("penalty", 0.0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

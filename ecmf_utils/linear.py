@@ -34,25 +34,27 @@ class Scaler:
         for branch in branches:
             x, there = _branch(features, branch), rows[features.present[branch][rows]]
             _require_finite(x[there], branch)
-            known = x[there] if scale and len(there) else np.zeros((1, x.shape[1]), np.float32)
+            known = x[there] if scale and len(there) else np.zeros((1, x.shape[-1]), np.float32)
+            known = known.reshape(-1, x.shape[-1])
             deviation = known.std(0, dtype=np.float64)
             self.mean[branch] = known.mean(0, dtype=np.float64).astype(np.float32)
             self.scale[branch] = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
         return self
 
     def apply(self, features) -> dict[str, np.ndarray]:
-        """Standardised (N, D) per branch; zeros, the mean, where the branch is absent."""
+        """Standardised (N, D) or (N, T, D) per branch; zeros, the mean, where the branch is absent."""
         done = {}
         for branch, mean in self.mean.items():
             x = _branch(features, branch)
-            if x.shape[1] != len(mean):
+            if x.shape[-1] != len(mean):
                 raise EcmfError(
-                    f"branch {branch}: {x.shape[1]} dimensions, but the model was trained on "
+                    f"branch {branch}: {x.shape[-1]} dimensions, but the model was trained on "
                     f"{len(mean)}; extract it with the same recipe or train again"
                 )
             _require_finite(x[features.present[branch]], branch)
             scaled = np.clip((x - mean) / self.scale[branch], -CLIP, CLIP)
-            done[branch] = np.where(features.present[branch][:, None], scaled, 0).astype(np.float32)
+            there = np.asarray(features.present[branch]).reshape(-1, *[1] * (x.ndim - 1))
+            done[branch] = np.where(there, scaled, 0).astype(np.float32)
         return done
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -222,7 +224,7 @@ def _branch(features, branch: str) -> np.ndarray:
 
 def _require_finite(x: np.ndarray, branch: str) -> None:
     if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).any(1).sum())
+        bad = int((~np.isfinite(x)).reshape(len(x), -1).any(1).sum())
         raise EcmfError(
             f"branch {branch}: {bad} clips have NaN or infinite features; extract it again"
         )

@@ -262,8 +262,8 @@ def _predictions(profile: str, run: str) -> Path:
 def _code() -> str:
     """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
     here = Path(__file__).parent
-    names = ("baselines.py", "fusion.py", "learner.py", "linear.py", "optimisation.py")
-    return paths.digest(__version__, [paths.file_hash(here / name) for name in names])
+    names = ("baselines", "fusion", "learner", "linear", "networks", "optimisation", "sequences")
+    return paths.digest(__version__, [paths.file_hash(here / f"{name}.py") for name in names])
 
 
 def _digest_features(features: Features) -> str:
