@@ -15,7 +15,8 @@ REALDATA = Path(os.environ.get("ECMF_REALDATA", ROOT.parent / "shared" / "realda
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Empty data and reports folders that the code under test uses instead of the project's."""
+    """Empty data and reports folders that the code under test uses instead of the project's, with its own notebooks."""
+    monkeypatch.delenv("ECMF_NOTEBOOKS", raising=False)  # a fixture of the whole file may have set another folder
     monkeypatch.setenv("ECMF_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("ECMF_REPORTS", str(tmp_path / "reports"))
     return tmp_path
