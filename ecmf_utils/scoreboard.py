@@ -49,24 +49,53 @@ def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     shown = []
     for row in rows:
         figures = {key: _number(row[key]) for key in ("weighted_f1", "accuracy", "macro_f1")}
-        extra = {"interval": _interval(row), "branches": ", ".join(row["branches"])}
+        extra = {"interval": _interval(row), "branches": _named(row["branches"], _whole(rows))}
         shown.append({**row, **figures, **extra, "best": row["weighted_f1"] == best})
     return shown
 
 
-def difference_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the first kind of truth that has any, as `TABLES` orders them."""
-    for kind in TABLES:
-        chosen = [row for row in rows if (row["split"], row["scored_on"]) == kind]
-        if chosen:
-            chosen.sort(key=lambda row: (_rank(row), row["difference"]))
-            return [_difference_row(row) for row in chosen]
-    return []
+def difference_rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """ECMF against itself without a part (`parts`) and against other models (`others`).
+
+    Of the first kind of truth that has any, as `TABLES` orders them.
+    """
+    kinds = ([row for row in rows if (row["split"], row["scored_on"]) == kind] for kind in TABLES)
+    chosen = next((some for some in kinds if some), [])
+    whole = _whole(chosen)
+    chosen.sort(key=lambda row: (_rank(row), row["difference"]))
+    shown = [_difference_row(row, whole) for row in chosen]
+    return {
+        "parts": sorted((row for row in shown if row["part"]), key=lambda row: -float(row["difference"])),
+        "others": [row for row in shown if not row["part"]],
+    }
 
 
-def _difference_row(row: dict[str, Any]) -> dict[str, Any]:
-    shown = {"interval": _interval(row, "+.3f"), "branches": ", ".join(row["branches"])}
-    return {**row, **shown, "difference": f"{row['difference']:+.3f}"}
+def _difference_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:
+    shown = {"interval": _interval(row, "+.3f"), "branches": _named(row["branches"], whole)}
+    return {**row, **shown, "difference": f"{row['difference']:+.3f}", "part": _part(row, whole)}
+
+
+def _part(row: dict[str, Any], whole: list[str]) -> str:
+    """What the other row lacks, where it is ECMF without something."""
+    model, _, switch = row["model"].partition("-no-")
+    lacking = [branch for branch in whole if branch not in row["branches"]]
+    if model != "ecmf" or (not switch and not lacking and row["labels"] == row["ours"]):
+        return ""
+    if lacking:
+        return f"{', '.join(lacking)} ({'branch' if len(lacking) == 1 else 'branches'})"
+    return switch.replace("_", " ") or f"{row['ours']} instead of {row['labels']} labels"
+
+
+def _whole(rows: list[dict[str, Any]]) -> list[str]:
+    """The longest list of branches: all of them."""
+    return max((row["branches"] for row in rows), key=len, default=[])
+
+
+def _named(branches: list[str], whole: list[str]) -> str:
+    lacking = [branch for branch in whole if branch not in branches]
+    if not lacking:
+        return "all"
+    return f"all but {lacking[0]}" if len(lacking) == 1 < len(branches) else ", ".join(branches)
 
 
 def _rank(row: dict[str, Any]) -> int:
@@ -87,14 +116,15 @@ def forest(rows: list[dict[str, Any]]) -> str:
     from . import plots
 
     rows = sorted(rows, key=_rank)  # so that a colour means the same in every report
-    most = max(len(row["branches"]) for row in rows)
-    frame = pd.DataFrame([_forest_row(row, most) for row in rows]).dropna(subset="weighted_f1")
+    whole = _whole(rows)
+    frame = pd.DataFrame([_forest_row(row, whole) for row in rows]).dropna(subset="weighted_f1")
     plots.set_theme()
     return data_uri(plots.scores_forest(frame).image_bytes(), "image/png")
 
 
-def _forest_row(row: dict[str, Any], most: int) -> dict[str, Any]:
-    some = f": {' + '.join(row['branches'])}" if len(row["branches"]) < most else ""
+def _forest_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:
+    named = _named(row["branches"], whole)
+    some = "" if named == "all" else f": {named}"
     low, high = row["ci95"] or (row["weighted_f1"], row["weighted_f1"])
     group = f"trained on {row['labels']} labels"
     figures = {"weighted_f1": row["weighted_f1"], "low": low, "high": high}

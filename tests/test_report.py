@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ecmf_utils import markup, pages, report, results
@@ -334,6 +335,34 @@ def test_study_pools_its_members(home):
     (difference,) = found["differences"]
     assert difference["difference"] == pytest.approx(0.09)
     assert "s3 has not run" in page.read_text()
+
+
+def test_a_study_says_what_each_part_adds(home):
+    """A row of ECMF without a branch or a switch is named by what it lacks, apart from other models."""
+    branches = ["scene", "face", "audio"]
+    for number in range(3):
+        name = f"s{number}"
+        corpus(name)
+        rows = [
+            score(f1=0.8, labels="refined", branches=branches),
+            score(f1=0.75 + 0.01 * number, labels="refined", branches=["scene", "audio"]),
+            score("ecmf-no-branch_dropout", 0.81, labels="refined", branches=branches),
+            score(f1=0.7, labels="given", branches=branches),
+            score("logreg", 0.6, labels="refined", branches=branches),
+        ]
+        scores(*rows, profile=name)
+        report.build_index(name)
+    text = BeautifulSoup(report.build_index("all", members=["s0", "s1", "s2"]).read_text(), "html.parser")
+    tables = {title.text: title.find_next("table") for title in text.find_all("h3")}
+    parts = [[cell.text for cell in row.find_all("td")] for row in tables["What each part adds"].find_all("tr")[1:]]
+    assert parts == [
+        ["refined instead of given labels", "+0.100", "+0.100 to +0.100", "3"],
+        ["face (branch)", "+0.040", "+0.015 to +0.065", "3"],
+        ["branch dropout", "-0.010", "-0.010 to -0.010", "3"],
+    ]
+    others = tables["ECMF against the others"].text
+    assert "logreg" in others and "ecmf" not in others
+    assert "all but face" in tables["Test clips, scored on the known truth"].text
 
 
 # ---- verify
