@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,17 +116,13 @@ class LateFusion:
         return proba, known / np.maximum(count, 1)
 
     def save(self, folder: Path) -> None:
-        arrays = {f"coef/{b}": m.coef for b, m in self.models_.items()}
-        arrays |= {f"intercept/{b}": m.intercept for b, m in self.models_.items()}
-        write_model(
-            folder, arrays | self.scaler_.arrays() | {"prior": self.prior_}, self.recipe, {}
-        )
+        arrays = _stored(self.models_) | self.scaler_.arrays() | {"prior": self.prior_}
+        write_model(folder, arrays, self.recipe, {})
 
     def load(self, folder: Path) -> LateFusion:
         arrays, _ = read_model(folder, self.recipe)
         self.scaler_, self.prior_ = Scaler.restore(arrays, list(self.dims)), arrays["prior"]
-        found = [b for b in self.dims if f"coef/{b}" in arrays]
-        self.models_ = {b: Softmax(arrays[f"coef/{b}"], arrays[f"intercept/{b}"]) for b in found}
+        self.models_ = _restored(arrays, self.dims)
         return self
 
 
@@ -171,18 +167,14 @@ class StackedFusion:
         return self.top_.predict(said.reshape(len(said), -1)), None
 
     def save(self, folder: Path) -> None:
-        models = self.models_ | {"": self.top_}
-        arrays = {f"coef/{b}": m.coef for b, m in models.items()} | {"prior": self.prior_}
-        arrays |= {f"intercept/{b}": m.intercept for b, m in models.items()}
-        write_model(folder, arrays | self.scaler_.arrays(), self.recipe, {})
+        arrays = _stored(self.models_ | {"": self.top_}) | self.scaler_.arrays() | {"prior": self.prior_}
+        write_model(folder, arrays, self.recipe, {})
 
     def load(self, folder: Path) -> StackedFusion:
         arrays, _ = read_model(folder, self.recipe)
         self.scaler_, self.prior_ = Scaler.restore(arrays, list(self.dims)), arrays["prior"]
-        found = [b for b in ["", *self.dims] if f"coef/{b}" in arrays]
-        models = {b: Softmax(arrays[f"coef/{b}"], arrays[f"intercept/{b}"]) for b in found}
-        self.top_ = models.pop("")
-        self.models_ = models
+        self.models_ = _restored(arrays, ["", *self.dims])
+        self.top_ = self.models_.pop("")
         return self
 
     def _nothing(self, n: int) -> np.ndarray:
@@ -190,8 +182,9 @@ class StackedFusion:
         return np.tile(np.log(np.maximum(self.prior_, 1e-6)), (n, len(self.dims), 1))
 
 
-# name: network, and the training settings that differ from the learner's defaults
+# how the official toolkit trains
 FIELD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-5, "batch_size": 32, "epochs": 100, "patience": 40}
+# name: network, and the training settings that differ from the learner's defaults
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "ecmf": (Ecmf, {}),
     "concat": (networks.Concatenation, FIELD),
@@ -324,3 +317,14 @@ def _regression(x, targets, weights, groups, strength: float | None) -> tuple[So
 def _prior(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (weights @ targets / weights.sum()).astype(np.float64)
 
+
+def _stored(models: dict[str, Softmax]) -> dict[str, np.ndarray]:
+    """Flat names to arrays, for a checkpoint."""
+    arrays = {f"coef/{name}": model.coef for name, model in models.items()}
+    return arrays | {f"intercept/{name}": model.intercept for name, model in models.items()}
+
+
+def _restored(arrays: dict[str, np.ndarray], names: Iterable[str]) -> dict[str, Softmax]:
+    """Those of the named models that `_stored` was given."""
+    found = [name for name in names if f"coef/{name}" in arrays]
+    return {name: Softmax(arrays[f"coef/{name}"], arrays[f"intercept/{name}"]) for name in found}

@@ -56,10 +56,10 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_shard(shard: int, n_shards: int) -> None:
-    """Refuse a shard that there is not."""
+def check_shard(shard: int, n_shards: int, where: str = "") -> None:
+    """Refuse a shard that there is not; `where` begins the line."""
     if not 0 <= shard < n_shards:
-        raise EcmfError(f"shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
+        raise EcmfError(f"{where}shard={shard}: expected 0 to n_shards - 1 = {n_shards - 1}")
 
 
 def shard_of(clip_id: str, n_shards: int) -> int:

@@ -46,10 +46,10 @@ def score_tables(scores: list[dict[str, Any]], pooled: bool = False) -> list[dic
 
 def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     best = max((row["weighted_f1"] or 0 for row in rows), default=0)
-    shown = []
+    whole, shown = _whole(rows), []
     for row in rows:
         figures = {key: _number(row[key]) for key in ("weighted_f1", "accuracy", "macro_f1")}
-        extra = {"interval": _interval(row), "branches": _named(row["branches"], _whole(rows))}
+        extra = {"interval": _interval(row), "branches": _named(row["branches"], whole)}
         shown.append({**row, **figures, **extra, "best": row["weighted_f1"] == best})
     return shown
 
@@ -78,7 +78,7 @@ def _difference_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:
 def _part(row: dict[str, Any], whole: list[str]) -> str:
     """What the other row lacks, where it is ECMF without something."""
     model, _, switch = row["model"].partition("-no-")
-    lacking = [branch for branch in whole if branch not in row["branches"]]
+    lacking = _lacking(row["branches"], whole)
     if model != "ecmf" or (not switch and not lacking and row["labels"] == row["ours"]):
         return ""
     if lacking:
@@ -91,8 +91,12 @@ def _whole(rows: list[dict[str, Any]]) -> list[str]:
     return max((row["branches"] for row in rows), key=len, default=[])
 
 
+def _lacking(branches: list[str], whole: list[str]) -> list[str]:
+    return [branch for branch in whole if branch not in branches]
+
+
 def _named(branches: list[str], whole: list[str]) -> str:
-    lacking = [branch for branch in whole if branch not in branches]
+    lacking = _lacking(branches, whole)
     if not lacking:
         return "all"
     return f"all but {lacking[0]}" if len(lacking) == 1 < len(branches) else ", ".join(branches)

@@ -42,7 +42,7 @@ def check(nb: str, values: Mapping[str, Any]) -> None:
     shard, n_shards = values.get("shard", 0), values.get("n_shards", 1)
     if not 1 <= n_shards <= MAX_SHARDS:
         raise EcmfError(f"{nb}: n_shards={n_shards}: expected 1 to {MAX_SHARDS}")
-    check_shard(shard, n_shards)
+    check_shard(shard, n_shards, f"{nb}: ")
 
 
 def written(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
