@@ -186,7 +186,7 @@ class StackedFusion:
 FIELD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-5, "batch_size": 32, "epochs": 100, "patience": 40}
 # name: network, and the training settings that differ from the learner's defaults
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "ecmf": (Ecmf, {}),
+    "ecmf": (Ecmf, {"components": 256}),
     "concat": (networks.Concatenation, FIELD),
     "attention": (networks.OfficialAttention, FIELD),
     "lmf": (networks.LowRankFusion, FIELD),
@@ -278,10 +278,8 @@ def is_random(name: str) -> bool:
 
 
 def count_parameters(model: Any) -> int:
-    """Numbers that a model learns; needs no fit."""
-    if hasattr(model, "n_parameters"):
-        return model.n_parameters
-    return sum(parameter.numel() for parameter in model.network().parameters())
+    """Numbers that a model learns from labels; that of a network is known once it is fitted."""
+    return model.n_parameters
 
 
 def _network_model(
@@ -292,7 +290,7 @@ def _network_model(
     _refuse_unknown(name, settings, own | training)
     parts = {key: value for key, value in settings.items() if key in own}
     rest = defaults | {key: value for key, value in settings.items() if key not in own}
-    return TorchClassifier(partial(network, dims, n_classes, **parts), dims, **rest)
+    return TorchClassifier(partial(network, n_classes=n_classes, **parts), dims, **rest)
 
 
 def _parameters(kind: Callable[..., Any]) -> set[str]:

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .linear import out_of_fold, softmax_regression
-
 MASKED = -1e9  # finite, so that a clip without any branch gives zeros instead of NaN
-CROSS_FOLDS = 3  # group folds of the branch heads' honest logits
 
 
 class Attention(nn.Module):
@@ -65,8 +61,9 @@ class Ecmf(nn.Module):
 
     Notes
     -----
-    `forward(x, present)`: x maps branch to (N, D), present is (N, B) bool. Returns `logits` (N, C),
-    `weights` (N, B), 1 in sum over the branches that are there, and `branch_logits` (N, B, C).
+    `forward(x, present, branch_logits)`: x maps branch to (N, K), present is (N, B) bool, branch_logits
+    (N, B, C) are what the heads of `firststage.FirstStage` say. Returns `logits` (N, C) and `weights`
+    (N, B), 1 in sum over the branches that are there.
     """
 
     def __init__(
@@ -92,9 +89,8 @@ class Ecmf(nn.Module):
         self.attend = nn.ModuleList(Attention(width, heads, dropout) for _ in range(depth))
         self.norm, self.score = nn.LayerNorm(width), nn.Linear(width, 1)
         self.classify = nn.Linear(width, n_classes)
-        self.branch_heads = None
+        self.auxiliary = auxiliary
         if auxiliary:
-            self.branch_heads = nn.ModuleList(nn.Linear(d, n_classes) for d in dims.values())
             self.lift = nn.Linear(n_classes, width)
             self.log_sharpness = nn.Parameter(torch.full((len(dims),), math.log(1.5)))
             self.doubt = nn.Parameter(torch.full((len(dims),), math.log(0.25)))  # sigmoid: 0.2
@@ -104,49 +100,13 @@ class Ecmf(nn.Module):
 
     def start_equal(self) -> None:
         """All branches weigh the same and the correction is zero until training says otherwise."""
-        corrects = self.branch_heads is not None and self.residual
+        corrects = self.auxiliary and self.residual
         for layer in (self.score, *([self.classify] if corrects else [])):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def prepare(
-        self,
-        x: dict[str, np.ndarray],
-        present: np.ndarray,
-        targets,
-        weights,
-        groups,
-        seed: int,
-        memory: dict[str, float],
-    ) -> np.ndarray | None:
-        """Solve the branch heads; return their out-of-fold logits (N, B, C) of the training rows.
-
-        The heads are ridge softmax regressions, which have one optimum: found directly, not by
-        descent. On their own training rows they would look far too sure for the fusion to learn
-        whom to trust, so it trains on out-of-fold logits (stacking, Wolpert 1992).
-        """
-        if self.branch_heads is None:
-            return None
-        honest = np.zeros((len(targets), len(self.branches), targets.shape[1]), np.float32)
-        for i, branch in enumerate(self.branches):
-            there = np.flatnonzero(present[:, i])
-            if not len(there):
-                continue
-            rows = (x[branch][there], targets[there], weights[there])
-            logits, strength = out_of_fold(
-                *rows, groups[there], CROSS_FOLDS, seed, memory.get(branch)
-            )
-            honest[there, i] = logits
-            self._set_head(i, softmax_regression(*rows, strength))
-            memory[branch] = strength  # a second training need not search again
-        return honest
-
-    def forward(
-        self, x: dict[str, Tensor], present: Tensor, branch_logits: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        if branch_logits is None and self.branch_heads is not None:
-            pairs = zip(self.branches, self.branch_heads, strict=True)
-            branch_logits = torch.stack([head(x[branch]) for branch, head in pairs], dim=1)
+    def forward(self, x: dict[str, Tensor], present: Tensor, branch_logits: Tensor | None = None) -> dict[str, Tensor]:
+        branch_logits = branch_logits if self.auxiliary else None
         present = self._drop_branches(present)
         tokens = self._tokens(x, branch_logits)
         for attend in self.attend:
@@ -160,7 +120,7 @@ class Ecmf(nn.Module):
         if self.residual:  # a sum, not a mean: branches that agree are surer than one of them
             evidence = self._opinions(branch_logits)[1]
             logits = logits + present.sum(1, keepdim=True) * _weigh(evidence, weights)
-        return {"logits": logits, "weights": weights, "branch_logits": branch_logits}
+        return {"logits": logits, "weights": weights}
 
     def _tokens(self, x: dict[str, Tensor], branch_logits: Tensor | None) -> Tensor:
         pairs = zip(self.branches, self.project, strict=True)
@@ -182,12 +142,6 @@ class Ecmf(nn.Module):
             return present
         kept = present & (torch.rand(present.shape, device=present.device) >= self.branch_dropout)
         return torch.where(kept.any(1, keepdim=True), kept, present)
-
-    @torch.no_grad()
-    def _set_head(self, i: int, model) -> None:
-        head = self.branch_heads[i].requires_grad_(False)
-        head.weight.copy_(torch.from_numpy(model.coef.T.copy()))
-        head.bias.copy_(torch.from_numpy(model.intercept.copy()))
 
 
 def masked_softmax(values: Tensor, present: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import read_model, write_model
+from .firststage import FirstStage
 from .linear import Scaler, group_folds
 from .metrics import scores
 from .optimisation import (
@@ -35,10 +36,12 @@ class TorchClassifier:
     network : callable
         Makes the untrained module; its `forward(x, present)` returns a dict with `logits` (N, C) and, if
         it has them, `weights` (N, B) and, while training, a `penalty` that joins the loss. Optional on
-        the module: `prepare(...)`, called once before training, whose rows are then passed as a third
-        argument while training; `rates`, name prefix to factor of the learning rate.
+        the module: `rates`, name prefix to factor of the learning rate. It is called with the dims that it gets.
     dims : dict
         Branch to number of dimensions, in order.
+    components : int
+        Most principal axes a branch of `firststage.FirstStage`, whose numbers and logits the network then gets
+        (the logits as a third argument); 0: the network gets the standardised branches themselves.
     lr, weight_decay, epochs, batch_size, warmup
         AdamW, with `warmup` (share of all steps) and cosine decay.
     patience : int
@@ -65,9 +68,10 @@ class TorchClassifier:
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
+        network: Callable[[dict[str, int]], nn.Module],
         dims: dict[str, int],
         *,
+        components: int = 0,
         lr: float = 2e-3,
         weight_decay: float = 1.0,
         epochs: int = 60,
@@ -82,7 +86,7 @@ class TorchClassifier:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
-        self.network, self.dims = network, dict(dims)
+        self.network, self.dims, self.components = network, dict(dims), components
         self.lr, self.weight_decay, self.epochs, self.batch_size = (
             lr,
             weight_decay,
@@ -95,6 +99,12 @@ class TorchClassifier:
         self.device, self.threads = choose_device(device), threads
         self.history_: list[dict[str, float]] = []
         self.recipe: dict[str, Any] = {}
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that the fitted model has learned from labels."""
+        own = sum(parameter.numel() for parameter in self.module_.parameters())
+        return own + (self.stage_.n_parameters if self.stage_ else 0)
 
     def fit(self, features, targets, weights, groups, seed: int = 0) -> TorchClassifier:
         """Learn from clips.
@@ -117,25 +127,23 @@ class TorchClassifier:
         if self.class_balance:
             weights = balanced(weights, targets)
         groups = np.asarray(groups, dtype=object).astype(str)
-        data, memory = (features, targets, weights, groups, seed), {}
+        data = (features, targets, weights, groups, seed)
         with reproducible(seed, self.threads):
-            self.history_ = self._train(
-                *data, memory, self.train_rows_, self.inner_rows_, self.epochs
-            )
+            self.history_ = self._train(*data, self.train_rows_, self.inner_rows_, self.epochs)
         if self.refit and len(self.inner_rows_):
             best = min(self.history_, key=lambda row: row["inner_loss"])
             every = np.union1d(self.train_rows_, self.inner_rows_)
             with reproducible(seed, self.threads):
-                self._train(*data, memory, every, every[:0], best["epoch"] + 1)
+                self._train(*data, every, every[:0], best["epoch"] + 1, self.stage_)
         return self
 
     def predict(self, features) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities (N, C), and branch weights (N, B) where the network has them."""
         with reproducible(0, self.threads), torch.inference_mode():
-            x, present = self._inputs(features)
+            x, present, said = self._inputs(features)
             self.module_.eval()
             parts = [
-                self.module_(_rows(x, rows), present[rows])
+                self.module_(_rows(x, rows), present[rows], *_some(said, rows))
                 for rows in torch.arange(len(present), device=self.device).split(PREDICT_BATCH)
             ]
         proba = torch.cat([part["logits"].double().softmax(-1) for part in parts]).cpu().numpy()
@@ -151,28 +159,30 @@ class TorchClassifier:
             "train_rows": self.train_rows_.tolist(),
             "inner_rows": self.inner_rows_.tolist(),
         }
-        write_model(folder, {**state, **self.scaler_.arrays()}, self.recipe, info)
+        first = self.stage_.arrays() if self.stage_ else {}
+        write_model(folder, state | first | self.scaler_.arrays(), self.recipe, info)
 
     def load(self, folder: Path) -> TorchClassifier:
         """Restore what `save` wrote; the configuration has to be the same."""
         arrays, info = read_model(folder, self.recipe)
         state = {k[4:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net/")}
-        self.module_ = self.network().to(self.device)
-        self.module_.load_state_dict(state)
         self.scaler_ = Scaler.restore(arrays, list(self.dims))
+        self.stage_ = FirstStage(list(self.dims)).restore(arrays) if self.components else None
+        self.module_ = self._network()
+        self.module_.load_state_dict(state)
         self.history_ = info["history"]
         self.train_rows_ = np.array(info["train_rows"], int)
         self.inner_rows_ = np.array(info["inner_rows"], int)
         return self
 
     def _train(
-        self, features, targets, weights, groups, seed: int, memory, train, inner, epochs: int
+        self, features, targets, weights, groups, seed: int, train, inner, epochs: int, before: FirstStage | None = None
     ) -> list[dict[str, float]]:
         """Train a new module on `train`; keep the epoch that is best on `inner` (else the last)."""
-        self.module_ = self.network().to(self.device)
         self.scaler_ = Scaler().fit(features, train, list(self.dims), self.standardise)
-        x, present = self._inputs(features)
-        extra = self._prepare(x, present, targets, weights, groups, seed, memory, train)
+        honest = self._first_stage(features, targets, weights, groups, seed, train, before)
+        self.module_ = self._network()
+        x, present, said = self._inputs(features)
         targets, weights = self._tensor(targets), self._tensor(weights)
         optimiser = torch.optim.AdamW(parameter_groups(self.module_, self.lr, self.weight_decay))
         n_batches = math.ceil(len(train) / self.batch_size)
@@ -185,10 +195,10 @@ class TorchClassifier:
             ):
                 set_rate(optimiser, schedule((epoch + i / n_batches) / self.epochs, self.warmup))
                 rows = self._tensor(train[picked.numpy()])
-                given = () if extra is None else (extra[picked.to(self.device)],)
+                given = _some(honest, picked.to(self.device))
                 losses.append(self._step(optimiser, x, present, targets, weights, rows, given))
             history.append({"epoch": epoch, "loss": float(torch.stack(losses).mean())})
-            history[-1] |= self._inner_scores(x, present, targets, weights, self._tensor(inner))
+            history[-1] |= self._inner_scores(x, present, said, targets, weights, self._tensor(inner))
             value = history[-1].get("inner_loss", -epoch)
             if value < best[0]:
                 best = (value, epoch)
@@ -198,14 +208,17 @@ class TorchClassifier:
         self.module_.load_state_dict(kept)
         return history
 
-    def _prepare(self, x, present, targets, weights, groups, seed, memory, train) -> Tensor | None:
-        if not hasattr(self.module_, "prepare"):
+    def _first_stage(self, features, targets, weights, groups, seed, train, before) -> Tensor | None:
+        """Solve the first stage on `train`; logits of these rows from heads that have not seen them."""
+        self.stage_ = FirstStage(list(self.dims), self.components) if self.components else None
+        if self.stage_ is None:
             return None
-        rows = {branch: values[self._tensor(train)].cpu().numpy() for branch, values in x.items()}
-        there = present.cpu().numpy()[train]
-        labels = (targets[train], weights[train], groups[train])
-        extra = self.module_.prepare(rows, there, *labels, seed, memory)
-        return None if extra is None else self._tensor(extra)
+        known = before.chosen_ if before else None
+        data = (train, targets[train], weights[train], groups[train])
+        return self._tensor(self.stage_.fit(features, self.scaler_, *data, seed, known))
+
+    def _network(self) -> nn.Module:
+        return self.network(self.stage_.dims if self.stage_ else self.dims).to(self.device)
 
     def _step(self, optimiser, x, present, targets, weights, rows: Tensor, given: tuple) -> Tensor:
         self.module_.train()
@@ -218,20 +231,25 @@ class TorchClassifier:
         optimiser.step()
         return loss.detach()
 
-    def _inner_scores(self, x, present, targets, weights, rows: Tensor) -> dict[str, float]:
+    def _inner_scores(self, x, present, said, targets, weights, rows: Tensor) -> dict[str, float]:
         if not len(rows):
             return {}
         self.module_.eval()
         with torch.inference_mode():
-            logits = self.module_(_rows(x, rows), present[rows])["logits"]
+            logits = self.module_(_rows(x, rows), present[rows], *_some(said, rows))["logits"]
             loss = cross_entropy(logits, targets[rows], weights[rows])
         f1 = scores(targets[rows].argmax(1).cpu(), logits.softmax(-1).cpu())["weighted_f1"]
         return {"inner_loss": float(loss), "inner_f1": f1}
 
-    def _inputs(self, features) -> tuple[dict[str, Tensor], Tensor]:
-        x = {b: self._tensor(v) for b, v in self.scaler_.apply(features).items()}
+    def _inputs(self, features) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """What the network gets of each branch, which branches are there, and what their heads say."""
         present = np.stack([np.asarray(features.present[b], bool) for b in self.dims], axis=1)
-        return x, self._tensor(present)
+        if self.stage_ is None:
+            x, said = self.scaler_.apply(features), None
+        else:
+            x, said = self.stage_.apply(features, self.scaler_)
+        tensors = {branch: self._tensor(values) for branch, values in x.items()}
+        return tensors, self._tensor(present), None if said is None else self._tensor(said)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
@@ -278,3 +296,8 @@ def balanced(weights: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _rows(x: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     return {branch: values[rows] for branch, values in x.items()}
+
+
+def _some(said: Tensor | None, rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a third argument, where there is one."""
+    return () if said is None else (said[rows],)

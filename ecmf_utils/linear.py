@@ -43,19 +43,20 @@ class Scaler:
 
     def apply(self, features) -> dict[str, np.ndarray]:
         """Standardised (N, D) or (N, T, D) per branch; zeros, the mean, where the branch is absent."""
-        done = {}
-        for branch, mean in self.mean.items():
-            x = _branch(features, branch)
-            if x.shape[-1] != len(mean):
-                raise EcmfError(
-                    f"branch {branch}: {x.shape[-1]} dimensions, but the model was trained on "
-                    f"{len(mean)}; extract it with the same recipe or train again"
-                )
-            _require_finite(x[features.present[branch]], branch)
-            scaled = np.clip((x - mean) / self.scale[branch], -CLIP, CLIP)
-            there = np.asarray(features.present[branch]).reshape(-1, *[1] * (x.ndim - 1))
-            done[branch] = np.where(there, scaled, 0).astype(np.float32)
-        return done
+        return {branch: self.apply_branch(features, branch) for branch in self.mean}
+
+    def apply_branch(self, features, branch: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The same of one branch and some rows."""
+        x, mean = _branch(features, branch)[rows], self.mean[branch]
+        if x.shape[-1] != len(mean):
+            raise EcmfError(
+                f"branch {branch}: {x.shape[-1]} dimensions, but the model was trained on "
+                f"{len(mean)}; extract it with the same recipe or train again"
+            )
+        there = np.asarray(features.present[branch], bool)[rows]
+        _require_finite(x[there], branch)
+        scaled = np.clip((x - mean) / self.scale[branch], -CLIP, CLIP)
+        return np.where(there.reshape(-1, *[1] * (x.ndim - 1)), scaled, 0).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Flat names to arrays, for a checkpoint."""
@@ -160,15 +161,17 @@ def out_of_fold(
 
 def group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
     """Stratified folds (N,) that no group crosses; fewer folds where there are fewer groups."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     groups = np.asarray(groups, dtype=object).astype(str)
+    n_groups = len(np.unique(groups))
     # the splitter refuses more folds than the largest class has clips
-    most = min(len(np.unique(groups)), int(np.unique(y, return_counts=True)[1].max(initial=0)))
+    most = min(n_groups, int(np.unique(y, return_counts=True)[1].max(initial=0)))
     n_folds, folds = min(n_folds, most), np.zeros(len(y), int)
     if n_folds < 2:
         return folds
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    kind = StratifiedGroupKFold if n_groups < len(y) else StratifiedKFold  # the former takes seconds for thousands
+    splitter = kind(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning

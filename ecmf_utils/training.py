@@ -262,7 +262,7 @@ def _predictions(profile: str, run: str) -> Path:
 def _code() -> str:
     """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
     here = Path(__file__).parent
-    names = ("baselines", "fusion", "learner", "linear", "networks", "optimisation", "sequences")
+    names = ("baselines", "firststage", "fusion", "learner", "linear", "networks", "optimisation", "sequences")
     return paths.digest(__version__, [paths.file_hash(here / f"{name}.py") for name in names])
 
 

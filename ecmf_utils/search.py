@@ -1,0 +1,170 @@
+"""Nested search of settings: an estimator that chooses them inside `fit`, on the clips it is given and on no others.
+
+Since it is an estimator like the models themselves, cross-validation hands it the training clips of an
+outer fold only: what it tries is scored on inner group folds of these, and the outer fold is seen once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import paths
+from .checkpoints import INFO
+from .features import take
+from .learner import check_rows
+from .linear import group_folds
+from .metrics import scores
+from .paths import EcmfError
+
+TRIALS = "trials.log"
+STARTUP = 10  # random trials before the sampler has something to go by
+
+# setting -> list of choices, or (low, high) or (low, high, "log") of a number
+Space = Mapping[str, Any]
+
+
+class Searched:
+    """A model whose settings are searched with Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
+
+    Parameters
+    ----------
+    make : callable
+        Settings by name to an untrained estimator.
+    space : mapping
+        Setting to a list of choices, or to (low, high) or (low, high, "log").
+    n_trials : int
+        Settings that are tried; the first are the model's own defaults, so that the search never does worse inside.
+    n_folds : int
+        Inner group folds that every trial is scored on; with `one_fold` only the first of them.
+
+    Attributes
+    ----------
+    journal : Path, optional
+        A file that every finished trial is written to; a search that was interrupted goes on from it,
+        and ends as an undisturbed one.
+    trials_ : list of dict
+        settings, score (weighted F1 on the inner folds), seconds.
+    """
+
+    def __init__(
+        self, make: Callable[..., Any], space: Space, n_trials: int = 50, n_folds: int = 4, one_fold: bool = True
+    ) -> None:
+        if n_trials < 1:
+            raise EcmfError(f"n_trials={n_trials}: expected at least 1")
+        make(**{name: _first(choices) for name, choices in space.items()})  # a wrong name is told now
+        self.make, self.space, self.n_trials = make, dict(space), n_trials
+        self.n_folds, self.one_fold = n_folds, one_fold
+        self.journal: Path | None = None
+        self.trials_: list[dict[str, Any]] = []
+        inner = make()
+        self.recipe = inner.recipe | {"search": [self.space, n_trials, n_folds, one_fold]}
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """The epochs of the model that was chosen."""
+        return self.model_.history_
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the model that was chosen."""
+        return self.model_.n_parameters
+
+    def fit(self, features, targets, weights, groups, seed: int = 0) -> Searched:
+        """Search on inner folds of these clips, then fit the best settings on all of them."""
+        targets, weights = check_rows(features, targets, weights)
+        groups = np.asarray(groups, dtype=object).astype(str)
+        rows = np.flatnonzero(weights > 0)
+        folds = group_folds(targets[rows].argmax(1), groups[rows], self.n_folds, seed)
+        if folds.max() == 0:
+            raise EcmfError("nothing can be searched: the training clips are one group, or too few")
+        self.inner_folds_ = [rows[folds == k] for k in range(1 if self.one_fold else folds.max() + 1)]
+
+        def score(settings: dict[str, Any]) -> float:
+            found = []
+            for held in self.inner_folds_:
+                rest = np.setdiff1d(rows, held)
+                model = self.make(**settings)
+                model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=seed)
+                proba = model.predict(take(features, held))[0]
+                found.append(scores(targets[held].argmax(1), proba)["weighted_f1"])
+            return float(np.mean(found))
+
+        self.best_ = self._search(score, seed)
+        self.model_ = self.make(**self.best_).fit(features, targets, weights, groups, seed=seed)
+        return self
+
+    def predict(self, features) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of the model that was chosen."""
+        return self.model_.predict(features)
+
+    def save(self, folder: Path) -> None:
+        """Write the model that was chosen, and what was tried."""
+        self.model_.save(Path(folder) / "model")
+        about = {"recipe": self.recipe, "best": self.best_, "trials": self.trials_}
+        paths.write_json(Path(folder) / INFO, about)
+
+    def load(self, folder: Path) -> Searched:
+        """Restore what `save` wrote; the search has to be the same."""
+        about = paths.read_json(Path(folder) / INFO, "the search again")
+        if paths.digest(about["recipe"]) != paths.digest(self.recipe):
+            raise EcmfError(f"{paths.show(folder)}: written by another search; run it again")
+        self.best_, self.trials_ = about["best"], about["trials"]
+        self.model_ = self.make(**self.best_).load(Path(folder) / "model")
+        return self
+
+    def _search(self, score: Callable[[dict[str, Any]], float], seed: int) -> dict[str, Any]:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            storage=self._storage(optuna), study_name="search", direction="maximize", load_if_exists=True
+        )
+        done = [trial for trial in study.trials if trial.state.is_finished()]
+        for number in range(len(done), self.n_trials):
+            # what a trial draws depends on the ones before it and on its number, not on who ran those
+            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed * 100_003 + number)
+            trial = study.ask()
+            settings = {} if number == 0 else {name: _drawn(trial, name, s) for name, s in self.space.items()}
+            start = time.perf_counter()
+            value = score(settings)
+            trial.set_user_attr("settings", settings)
+            trial.set_user_attr("seconds", time.perf_counter() - start)
+            study.tell(trial, value)
+        finished = [trial for trial in study.trials if trial.state.is_finished()]
+        self.trials_ = [
+            {"settings": t.user_attrs["settings"], "score": t.value, "seconds": round(t.user_attrs["seconds"], 3)}
+            for t in finished
+        ]
+        return max(self.trials_, key=lambda one: one["score"])["settings"]
+
+    def _storage(self, optuna: Any) -> Any:
+        if self.journal is None:
+            return optuna.storages.InMemoryStorage()
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        backend = optuna.storages.journal.JournalFileBackend(str(self.journal))
+        return optuna.storages.JournalStorage(backend)
+
+
+def cost(trials: list[dict[str, Any]]) -> dict[str, float]:
+    """What a search has cost: trials, seconds, and what it gained over the defaults on the inner folds."""
+    best = max(trials, key=lambda one: one["score"])
+    gained = best["score"] - trials[0]["score"]
+    return {"trials": len(trials), "seconds": sum(t["seconds"] for t in trials), "inner gain": gained}
+
+
+def _first(choices: Any) -> Any:
+    return choices[0]
+
+
+def _drawn(trial: Any, name: str, choices: Any) -> Any:
+    if isinstance(choices, list):
+        return trial.suggest_categorical(name, choices)
+    low, high, *log = choices
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=bool(log))
+    return trial.suggest_float(name, low, high, log=bool(log))

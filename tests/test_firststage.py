@@ -1,0 +1,118 @@
+"""The first stage: axes, heads and honest logits of every branch, against scikit-learn and against leaks."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from ecmf_utils import firststage
+from ecmf_utils.features import Features
+from ecmf_utils.firststage import Choice, FirstStage, principal_axes
+from ecmf_utils.linear import Scaler
+
+from .made_up import DIMS, make_branches, one_hot
+
+
+def fitted(data, truth, groups, rows=None, known=None, **settings):
+    rows = np.arange(len(truth)) if rows is None else rows
+    scaler = Scaler().fit(data, rows, list(data.x))
+    stage = FirstStage(list(data.x), **settings)
+    ones = np.ones(len(rows), np.float32)
+    honest = stage.fit(data, scaler, rows, one_hot(truth[rows]).astype(np.float32), ones, groups[rows], 0, known)
+    return stage, scaler, honest
+
+
+@pytest.mark.parametrize(("n", "dim"), [(200, 12), (30, 50)])
+def test_axes_have_unit_variance_do_not_correlate_and_come_by_variance(n, dim):
+    x = (np.random.default_rng(0).normal(size=(n, dim)) * np.linspace(0.2, 3, dim)).astype(np.float32)
+    axes, values = principal_axes(x, 8)
+    z = x @ axes
+    np.testing.assert_allclose(z.T @ z / n, np.eye(8), atol=2e-3)
+    singular = np.linalg.svd(x, compute_uv=False)[:8] ** 2 / n
+    np.testing.assert_allclose(values, singular, rtol=1e-3)
+
+
+@pytest.mark.parametrize("ridge", [0.01, 3.0])
+def test_the_ridge_on_all_axes_is_that_of_scikit_learn(ridge):
+    rng = np.random.default_rng(0)
+    x, targets = rng.normal(size=(90, 7)).astype(np.float32), one_hot(rng.integers(0, 3, 90), 3)
+    x -= x.mean(0)
+    axes, values = principal_axes(x, 7)
+    z = np.hstack([np.ones((90, 1), np.float32), x @ axes])
+    table = firststage._ridge(*firststage._normal(z, targets, np.ones(90)), values, Choice(7, ridge))
+    reference = Ridge(alpha=ridge * 90).fit(x, targets)
+    np.testing.assert_allclose(z @ table, reference.predict(x), atol=1e-4)
+
+
+def test_heads_know_more_than_chance_and_honest_logits_less_than_they_seem():
+    data, truth, _, groups = make_branches()
+    stage, scaler, honest = fitted(data, truth, groups)
+    seen = stage.apply(data, scaler)[1]
+    for i, branch in enumerate(DIMS):
+        there = data.present[branch]
+        right = [(logits[there, i].argmax(1) == truth[there]).mean() for logits in (seen, honest)]
+        assert right[0] > right[1] > 0.4
+
+
+def test_labels_of_pure_chance_are_not_known_out_of_fold():
+    data, truth, _, groups = make_branches(240, signal=0.0)
+    honest = fitted(data, truth, groups)[2]
+    assert (honest.argmax(2) == truth[:, None]).mean() < 0.32  # chance is .25
+
+
+def test_the_honest_logits_of_a_group_do_not_depend_on_its_labels():
+    """Save for the few numbers that all rows share: which axes, which penalty, the calibration."""
+    data, truth, _, groups = make_branches(240, n_groups=6)
+    stage, _, first = fitted(data, truth, groups)
+    out = groups == "speaker00"
+    changed = np.where(out, (truth + 1) % 4, truth)
+    second = fitted(data, changed, groups, known=stage.chosen_)[2]
+    follows = [(logits[out].argmax(2) == changed[out, None]).mean() for logits in (first, second)]
+    assert follows[1] <= follows[0] + 0.05
+
+
+def test_a_signal_on_few_axes_is_cut_out_of_many_dimensions():
+    rng = np.random.default_rng(0)
+    truth = np.arange(600) % 4
+    low = (rng.normal(size=(4, 5)) * 1.5)[truth] + rng.normal(size=(600, 5))
+    x = (low @ rng.normal(size=(5, 300)) * 0.5 + rng.normal(size=(600, 300))).astype(np.float32)
+    there = np.ones(600, bool)
+    data = Features([str(i) for i in range(600)], {"face": x}, {"face": there}, {"face": 300})
+    stage, *_ = fitted(data, truth, np.arange(600).astype(str))
+    assert stage.chosen_["face"].axes == 8 and stage.dims == {"face": 8}
+
+
+def test_an_absent_branch_says_nothing():
+    data, truth, _, groups = make_branches()
+    stage, scaler, honest = fitted(data, truth, groups)
+    x, said = stage.apply(data, scaler)
+    for i, branch in enumerate(DIMS):
+        absent = ~data.present[branch]
+        assert absent.any() and not honest[absent, i].any()
+        assert not said[absent, i].any() and not x[branch][absent].any()
+
+
+def test_a_branch_that_is_never_there_says_nothing():
+    data, truth, _, groups = make_branches(60)
+    data.present["audio"][:] = False
+    stage, scaler, honest = fitted(data, truth, groups)
+    assert stage.dims["audio"] == 1 and not honest[:, 1].any() and np.isfinite(stage.apply(data, scaler)[1]).all()
+
+
+def test_a_choice_that_was_made_is_kept():
+    data, truth, _, groups = make_branches(120)
+    known = {branch: Choice(8, 0.3) for branch in DIMS}
+    assert fitted(data, truth, groups, known=known)[0].chosen_ == known
+
+
+def test_it_is_applied_in_pieces_that_change_nothing(monkeypatch):
+    data, truth, _, groups = make_branches(120)
+    stage, scaler, _ = fitted(data, truth, groups)
+    whole = stage.apply(data, scaler)
+    monkeypatch.setattr(firststage, "ROWS", 7)
+    parts = stage.apply(data, scaler)
+    np.testing.assert_allclose(whole[1], parts[1], atol=1e-5)
+
+
+def test_no_more_axes_than_asked_for():
+    data, truth, _, groups = make_branches(120)
+    assert max(fitted(data, truth, groups, components=10)[0].dims.values()) <= 10

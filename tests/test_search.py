@@ -1,0 +1,96 @@
+"""The nested search: it finds what is better, sees no outer clip, goes on where it stopped."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from ecmf_utils import baselines, search, training
+from ecmf_utils.features import take
+from ecmf_utils.paths import EcmfError
+
+from .made_up import DIMS, group_numbers, make_branches, one_hot
+
+SPACE = {"strength": (1e-6, 1.0, "log")}
+
+
+def searched(n_trials=6, space=SPACE, **settings):
+    make = functools.partial(baselines.make_model, "logreg", DIMS, 4)
+    return search.Searched(lambda **own: make(**({"strength": 1e-6} | own)), space, n_trials, **settings)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_branches(200)
+
+
+def fit(model, data, rows=slice(None)):
+    features, truth, _, groups = data
+    rows = np.arange(len(truth))[rows]
+    return model.fit(take(features, rows), one_hot(truth[rows]), np.ones(len(rows)), groups[rows], seed=3)
+
+
+def test_it_finds_better_settings_than_bad_defaults(data):
+    model = fit(searched(12), data)
+    assert model.trials_[0]["settings"] == {}  # the defaults come first
+    assert model.best_["strength"] > 1e-5 and search.cost(model.trials_)["inner gain"] > 0.1
+    assert len(model.trials_) == 12 and search.cost(model.trials_)["trials"] == 12
+
+
+def test_no_outer_clip_is_ever_given_to_a_trial(data):
+    """Recorded: every clip that a trial learned from or was scored on."""
+    features, truth, _, groups = data
+    folds, seen = group_numbers(groups), []
+
+    class Watched:
+        def __init__(self, **settings):
+            self.recipe, self.history_ = {"model": "watched"}, []
+
+        def fit(self, features, *_, seed):
+            seen.append(set(features.clip_ids))
+            return self
+
+        def predict(self, features):
+            seen.append(set(features.clip_ids))
+            return np.full((len(features.clip_ids), 4), 0.25), None
+
+    for fold in range(3):
+        seen.clear()
+        model, rows = search.Searched(Watched, {"x": (0.0, 1.0)}, 3), np.flatnonzero(folds != fold)
+        fit(model, data, rows)
+        outer = {features.clip_ids[i] for i in np.flatnonzero(folds == fold)}
+        assert len(seen) == 3 * 2 + 1 and not any(outer & clips for clips in seen)
+        for learned, scored in zip(seen[:6:2], seen[1:6:2], strict=True):
+            inner = [features.clip_ids.index(i) for i in scored]
+            rest = [features.clip_ids.index(i) for i in learned]
+            assert not learned & scored and not set(groups[inner]) & set(groups[rest])
+
+
+def test_a_search_that_was_interrupted_ends_as_an_undisturbed_one(data, tmp_path):
+    whole = fit(searched(9), data)
+    for n_trials in (4, 9):
+        part = searched(n_trials)
+        part.journal = tmp_path / "trials.log"
+        fit(part, data)
+    assert [t["settings"] for t in part.trials_] == [t["settings"] for t in whole.trials_]
+    assert np.array_equal(part.predict(data[0])[0], whole.predict(data[0])[0])
+
+
+def test_it_is_an_estimator_like_the_others(data, tmp_path):
+    features, truth, _, groups = data
+    labels = (one_hot(truth), np.ones(len(truth)), group_numbers(groups), groups)
+    first = training.cross_validate(lambda: searched(3), features, *labels, keep=tmp_path)
+    again = training.cross_validate(lambda: searched(3), features, *labels, keep=tmp_path)
+    assert again.reused == 3 and np.array_equal(first.oof, again.oof)
+    assert [m.best_ for m in again.estimators] == [m.best_ for m in first.estimators]
+    assert training.cross_validate(lambda: searched(4), features, *labels, keep=tmp_path).reused == 0
+
+
+def test_what_cannot_be_searched_is_one_line(data):
+    features, truth, *_ = data
+    with pytest.raises(EcmfError, match="no setting 'depth'"):
+        searched(space={"depth": [1, 2]})
+    with pytest.raises(EcmfError, match="n_trials=0: expected at least 1"):
+        searched(0)
+    with pytest.raises(EcmfError, match="one group, or too few"):
+        searched().fit(features, one_hot(truth), np.ones(200), np.zeros(200), seed=0)
