@@ -77,7 +77,7 @@ class FirstStage:
 
     def fit(
         self, features, scaler: Scaler, rows: np.ndarray, targets: np.ndarray, weights: np.ndarray,
-        groups: np.ndarray, seed: int, known: Mapping[str, Choice] | None = None,
+        groups: np.ndarray, seed: int,
     ) -> np.ndarray:  # fmt: skip
         """Learn from the given rows.
 
@@ -85,8 +85,6 @@ class FirstStage:
         ----------
         rows : int array (n,)
             Positions of the training clips; `targets` (n, C), `weights` (n,) and `groups` (n,) are theirs.
-        known : mapping, optional
-            Branch to a choice made before, which is not made again.
 
         Returns
         -------
@@ -99,7 +97,7 @@ class FirstStage:
             there = np.flatnonzero(features.present[branch][rows])
             x = scaler.apply_branch(features, branch, rows[there])
             data = (x, targets[there], weights[there], folds[there])
-            found, logits, self.chosen_[branch] = _head(*data, self.components, (known or {}).get(branch))
+            found, logits, self.chosen_[branch] = _head(*data, self.components)
             self.heads_[branch] = found
             honest[there, i] = logits
         return honest
@@ -126,7 +124,7 @@ class FirstStage:
 
 
 def _head(
-    x: np.ndarray, targets: np.ndarray, weights: np.ndarray, folds: np.ndarray, most: int, known: Choice | None
+    x: np.ndarray, targets: np.ndarray, weights: np.ndarray, folds: np.ndarray, most: int
 ) -> tuple[BranchHead, np.ndarray, Choice]:
     n_classes = targets.shape[1]
     if len(x) < 2:  # nothing to learn from: the branch says nothing
@@ -138,8 +136,7 @@ def _head(
     sums = {fold: _normal(z[folds == fold], targets[folds == fold], weights[folds == fold]) for fold in used}
     whole = _normal(z, targets, weights)
     sizes = sorted({min(k, axes.shape[1]) for k in AXES})
-    tried = [known] if known else [Choice(k, ridge) for k in sizes for ridge in RIDGES]
-    tried = [Choice(min(choice.axes, axes.shape[1]), choice.ridge) for choice in tried]
+    tried = [Choice(k, ridge) for k in sizes for ridge in RIDGES]
     best = (np.inf, tried[0], np.tile(targets.mean(0), (len(x), 1)))
     for choice in tried:
         out = np.empty_like(targets, dtype=np.float64)

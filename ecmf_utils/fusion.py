@@ -74,7 +74,7 @@ class Ecmf(nn.Module):
         heads: int = 4,
         layers: int = 1,
         dropout: float = 0.3,
-        input_dropout: float = 0.6,
+        input_dropout: float = 0.3,
         branch_dropout: float = 0.1,
         attention: bool = True,
         residual: bool = True,

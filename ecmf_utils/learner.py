@@ -25,6 +25,7 @@ from .optimisation import (
 )  # fmt: skip
 from .paths import EcmfError
 
+STEPS = 12  # of an epoch, where no batch size is asked for
 PREDICT_BATCH = 8192  # clips; bounds the memory of a prediction, changes nothing else
 
 
@@ -42,8 +43,10 @@ class TorchClassifier:
     components : int
         Most principal axes a branch of `firststage.FirstStage`, whose numbers and logits the network then gets
         (the logits as a third argument); 0: the network gets the standardised branches themselves.
-    lr, weight_decay, epochs, batch_size, warmup
+    lr, weight_decay, epochs, warmup
         AdamW, with `warmup` (share of all steps) and cosine decay.
+    batch_size : int
+        0: a twelfth of the rows, but 32 to 512, so that an epoch of few clips still has steps to learn in.
     patience : int
         Epochs without a lower inner loss before training stops; the best epoch is kept.
     inner_fraction : float
@@ -72,10 +75,10 @@ class TorchClassifier:
         dims: dict[str, int],
         *,
         components: int = 0,
-        lr: float = 2e-3,
+        lr: float = 5e-3,
         weight_decay: float = 1.0,
-        epochs: int = 60,
-        batch_size: int = 128,
+        epochs: int = 20,
+        batch_size: int = 0,
         warmup: float = 0.1,
         patience: int = 10,
         inner_fraction: float = 0.2,
@@ -126,15 +129,14 @@ class TorchClassifier:
         )
         if self.class_balance:
             weights = balanced(weights, targets)
-        groups = np.asarray(groups, dtype=object).astype(str)
-        data = (features, targets, weights, groups, seed)
         with reproducible(seed, self.threads):
-            self.history_ = self._train(*data, self.train_rows_, self.inner_rows_, self.epochs)
+            data = self._prepare(features, targets, weights, groups, seed)
+            self.history_ = self._train(*data, seed, self.train_rows_, self.inner_rows_, self.epochs)
         if self.refit and len(self.inner_rows_):
             best = min(self.history_, key=lambda row: row["inner_loss"])
             every = np.union1d(self.train_rows_, self.inner_rows_)
             with reproducible(seed, self.threads):
-                self._train(*data, every, every[:0], best["epoch"] + 1, self.stage_)
+                self._train(*data, seed, every, every[:0], best["epoch"] + 1)
         return self
 
     def predict(self, features) -> tuple[np.ndarray, np.ndarray | None]:
@@ -175,17 +177,27 @@ class TorchClassifier:
         self.inner_rows_ = np.array(info["inner_rows"], int)
         return self
 
+    def _prepare(self, features, targets, weights, groups, seed: int) -> tuple:
+        """Scale all rows and solve the first stage: its logits of the rows learned from are honest."""
+        rows = np.union1d(self.train_rows_, self.inner_rows_)
+        self.scaler_ = Scaler().fit(features, rows, list(self.dims), self.standardise)
+        self.stage_ = FirstStage(list(self.dims), self.components) if self.components else None
+        groups, honest = np.asarray(groups, dtype=object).astype(str)[rows], None
+        if self.stage_:
+            honest = self.stage_.fit(features, self.scaler_, rows, targets[rows], weights[rows], groups, seed)
+        x, present, said = self._inputs(features)
+        if said is not None:
+            said[self._tensor(rows)] = self._tensor(honest)
+        return x, present, said, self._tensor(targets), self._tensor(weights)
+
     def _train(
-        self, features, targets, weights, groups, seed: int, train, inner, epochs: int, before: FirstStage | None = None
+        self, x, present, said, targets, weights, seed: int, train, inner, epochs: int
     ) -> list[dict[str, float]]:
         """Train a new module on `train`; keep the epoch that is best on `inner` (else the last)."""
-        self.scaler_ = Scaler().fit(features, train, list(self.dims), self.standardise)
-        honest = self._first_stage(features, targets, weights, groups, seed, train, before)
         self.module_ = self._network()
-        x, present, said = self._inputs(features)
-        targets, weights = self._tensor(targets), self._tensor(weights)
-        optimiser = torch.optim.AdamW(parameter_groups(self.module_, self.lr, self.weight_decay))
-        n_batches = math.ceil(len(train) / self.batch_size)
+        groups = parameter_groups(self.module_, self.lr, self.weight_decay)
+        optimiser = torch.optim.AdamW(groups, fused=True)
+        n_batches = math.ceil(len(train) / (self.batch_size or min(max(len(train) // STEPS, 32), 512)))
         order = torch.Generator().manual_seed(seed)
         best, kept, history = (math.inf, 0), None, []
         for epoch in range(epochs):
@@ -195,8 +207,7 @@ class TorchClassifier:
             ):
                 set_rate(optimiser, schedule((epoch + i / n_batches) / self.epochs, self.warmup))
                 rows = self._tensor(train[picked.numpy()])
-                given = _some(honest, picked.to(self.device))
-                losses.append(self._step(optimiser, x, present, targets, weights, rows, given))
+                losses.append(self._step(optimiser, x, present, said, targets, weights, rows))
             history.append({"epoch": epoch, "loss": float(torch.stack(losses).mean())})
             history[-1] |= self._inner_scores(x, present, said, targets, weights, self._tensor(inner))
             value = history[-1].get("inner_loss", -epoch)
@@ -208,21 +219,12 @@ class TorchClassifier:
         self.module_.load_state_dict(kept)
         return history
 
-    def _first_stage(self, features, targets, weights, groups, seed, train, before) -> Tensor | None:
-        """Solve the first stage on `train`; logits of these rows from heads that have not seen them."""
-        self.stage_ = FirstStage(list(self.dims), self.components) if self.components else None
-        if self.stage_ is None:
-            return None
-        known = before.chosen_ if before else None
-        data = (train, targets[train], weights[train], groups[train])
-        return self._tensor(self.stage_.fit(features, self.scaler_, *data, seed, known))
-
     def _network(self) -> nn.Module:
         return self.network(self.stage_.dims if self.stage_ else self.dims).to(self.device)
 
-    def _step(self, optimiser, x, present, targets, weights, rows: Tensor, given: tuple) -> Tensor:
+    def _step(self, optimiser, x, present, said, targets, weights, rows: Tensor) -> Tensor:
         self.module_.train()
-        out = self.module_(_rows(x, rows), present[rows], *given)
+        out = self.module_(_rows(x, rows), present[rows], *_some(said, rows))
         smooth = self.label_smoothing
         aim = (1 - smooth) * targets[rows] + smooth / targets.shape[1]
         loss = cross_entropy(out["logits"], aim, weights[rows]) + out.get("penalty", 0.0)

@@ -15,10 +15,11 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from .paths import EcmfError
+from .threads import blas
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # inverse penalties tried, smooth to sharp
 EXTRA = -2  # fold of clips that may join a training set and are never scored (pseudo-labelled)
-SEARCH_ROWS = 1500  # the best strength hardly moves beyond, the search would take minutes
+SEARCH_ROWS = 10_000  # the best strength hardly moves beyond, the search would take many minutes
 CLIP = 5.0  # standard deviations; one outlier must not outvote the other dimensions
 
 
@@ -109,19 +110,20 @@ def softmax_regression(
 
 def regression_path(x, targets, weights, strengths=STRENGTHS) -> list[Softmax]:
     """One `softmax_regression` per strength, each started at the one before it."""
-    z, back = _row_space(np.asarray(x, np.float64))
-    start, models = np.zeros((z.shape[1] + 1) * targets.shape[1]), []
-    for strength in strengths:
-        start = minimize(
-            _objective,
-            start,
-            (z, targets, weights, strength),
-            "L-BFGS-B",
-            jac=True,
-            options={"maxiter": 500, "gtol": 1e-4 * max(weights.sum(), 1.0) ** 0.5},
-        ).x
-        table = start.reshape(z.shape[1] + 1, targets.shape[1])
-        models.append(Softmax(back @ table[:-1] if back is not None else table[:-1], table[-1]))
+    with blas():
+        z, back = _row_space(np.asarray(x, np.float64))
+        start, models = np.zeros((z.shape[1] + 1) * targets.shape[1]), []
+        for strength in strengths:
+            start = minimize(
+                _objective,
+                start,
+                (z, targets, weights, strength),
+                "L-BFGS-B",
+                jac=True,
+                options={"maxiter": 500, "gtol": 1e-4 * max(weights.sum(), 1.0) ** 0.5},
+            ).x
+            table = start.reshape(z.shape[1] + 1, targets.shape[1])
+            models.append(Softmax(back @ table[:-1] if back is not None else table[:-1], table[-1]))
     return models
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .paths import EcmfError
+from .threads import blas
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -43,16 +43,14 @@ def choose_device(name: str) -> str:
 def reproducible(seed: int, threads: int) -> Iterator[None]:
     """Own random state, fixed threads, deterministic kernels; all as before afterwards."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    libraries = threadpool_limits(threads, "blas")  # NumPy's would wait for one another busily
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), blas(threads):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield
         finally:
-            libraries.restore_original_limits()
             torch.set_num_threads(before[0])
             torch.use_deterministic_algorithms(before[1])
 

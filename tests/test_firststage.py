@@ -12,12 +12,12 @@ from ecmf_utils.linear import Scaler
 from .made_up import DIMS, make_branches, one_hot
 
 
-def fitted(data, truth, groups, rows=None, known=None, **settings):
+def fitted(data, truth, groups, rows=None, **settings):
     rows = np.arange(len(truth)) if rows is None else rows
     scaler = Scaler().fit(data, rows, list(data.x))
     stage = FirstStage(list(data.x), **settings)
     ones = np.ones(len(rows), np.float32)
-    honest = stage.fit(data, scaler, rows, one_hot(truth[rows]).astype(np.float32), ones, groups[rows], 0, known)
+    honest = stage.fit(data, scaler, rows, one_hot(truth[rows]).astype(np.float32), ones, groups[rows], 0)
     return stage, scaler, honest
 
 
@@ -62,10 +62,10 @@ def test_labels_of_pure_chance_are_not_known_out_of_fold():
 def test_the_honest_logits_of_a_group_do_not_depend_on_its_labels():
     """Save for the few numbers that all rows share: which axes, which penalty, the calibration."""
     data, truth, _, groups = make_branches(240, n_groups=6)
-    stage, _, first = fitted(data, truth, groups)
+    first = fitted(data, truth, groups)[2]
     out = groups == "speaker00"
     changed = np.where(out, (truth + 1) % 4, truth)
-    second = fitted(data, changed, groups, known=stage.chosen_)[2]
+    second = fitted(data, changed, groups)[2]
     follows = [(logits[out].argmax(2) == changed[out, None]).mean() for logits in (first, second)]
     assert follows[1] <= follows[0] + 0.05
 
@@ -96,12 +96,6 @@ def test_a_branch_that_is_never_there_says_nothing():
     data.present["audio"][:] = False
     stage, scaler, honest = fitted(data, truth, groups)
     assert stage.dims["audio"] == 1 and not honest[:, 1].any() and np.isfinite(stage.apply(data, scaler)[1]).all()
-
-
-def test_a_choice_that_was_made_is_kept():
-    data, truth, _, groups = make_branches(120)
-    known = {branch: Choice(8, 0.3) for branch in DIMS}
-    assert fitted(data, truth, groups, known=known)[0].chosen_ == known
 
 
 def test_it_is_applied_in_pieces_that_change_nothing(monkeypatch):

@@ -235,7 +235,7 @@ def test_inner_rows_are_whole_groups_and_weightless_rows_are_in_neither(problem)
 
 def test_early_stopping_keeps_the_best_epoch(problem):
     data, truth, groups, _ = problem
-    model = baselines.make_model("ecmf", DIMS, 4, epochs=60, patience=3, lr=2e-2, refit=False)
+    model = baselines.make_model("concat", DIMS, 4, epochs=60, patience=3, lr=2e-2, refit=False)
     model.fit(data, one_hot(truth), np.ones(150), groups)
     losses = [row["inner_loss"] for row in model.history_]
     assert len(losses) == int(np.argmin(losses)) + 4 < 60
