@@ -277,11 +277,6 @@ def is_random(name: str) -> bool:
     return name in NETWORKS
 
 
-def count_parameters(model: Any) -> int:
-    """Numbers that a model learns from labels; that of a network is known once it is fitted."""
-    return model.n_parameters
-
-
 def _network_model(
     name: str, dims: dict[str, int], n_classes: int, settings: dict[str, Any]
 ) -> Any:

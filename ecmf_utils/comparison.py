@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from . import baselines, corpus, learning, metrics, runs, training
+from . import baselines, corpus, learning, metrics, runs, spaces, training
+from .features import take
 from .paths import data_dir, read_json
 from .progress import track
 
 TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
-ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "branch_dropout": 0.0}
+SEARCHED = "-searched"  # ends the name of a model whose settings were searched
+ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "weighting": False, "branch_dropout": 0.0}
 
 
 def plan(
@@ -21,21 +25,34 @@ def plan(
     single: str,
     branches: Sequence[str],
     ablations: bool,
+    added: Sequence[str] = (),
+    searched: Iterable[str] = (),
+    n_trials: int = 0,
 ) -> list[dict[str, Any]]:
-    """The runs of a comparison: `key`, `model`, `branches`, `labels`, `settings`."""
+    """The runs of a comparison: `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials`.
+
+    added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
+    searched : models whose settings are searched with `n_trials` trials in every outer fold, on refined labels.
+    """
     rows = [_planned(model, branches, "given") for model in models]
     rows += [_planned(model, branches, "refined") for model in refined]
     rows += [_planned(single, [branch], "given") for branch in branches] if single else []
     if ablations:
         rows += [_planned("ecmf", branches, "refined", {part: value}) for part, value in ABLATIONS.items()]
         rows += [_planned("ecmf", [b for b in branches if b != out], "refined") for out in branches]
-    return rows
+        grown = [b for b in branches if b not in added]
+        for branch in [None, *added]:
+            grown = [b for b in branches if b in grown or b == branch]
+            if 0 < len(grown) < len(branches):
+                rows.append(_planned("ecmf", grown, "refined"))
+    rows += [_planned(model, branches, "refined", trials=n_trials) for model in searched]
+    return list({row["key"]: row for row in rows}.values())
 
 
 def _planned(
-    model: str, branches: Sequence[str], labels: str, settings: dict[str, Any] | None = None
+    model: str, branches: Sequence[str], labels: str, settings: dict[str, Any] | None = None, trials: int = 0
 ) -> dict[str, Any]:
-    name = model + "".join(f"-no-{part}" for part in settings or {})
+    name = model + "".join(f"-no-{part}" for part in settings or {}) + (SEARCHED if trials else "")
     return {
         "key": f"{name}-{'+'.join(branches)}-{labels}",
         "model": name,
@@ -43,6 +60,7 @@ def _planned(
         "branches": list(branches),
         "labels": labels,
         "settings": settings or {},
+        "trials": trials,
     }
 
 
@@ -51,9 +69,17 @@ def run_plan(
     planned: list[dict[str, Any]],
     labels: Sequence[str],
     seeds: Sequence[int],
-    epochs: int,
+    epochs: int = 0,
+    steps: int = 8,
 ) -> dict[str, list[dict[str, Any]]]:
     """Run a comparison; what is unchanged since last time is read from disk.
+
+    Parameters
+    ----------
+    epochs : int
+        Of every network; 0: each one's own.
+    steps : int
+        Spans of time that models of sequences get, see `features.load`.
 
     Returns
     -------
@@ -62,14 +88,59 @@ def run_plan(
     """
     done = {}
     for one in track(planned, len(planned), "compare"):
-        problem = learning.load_problem(profile, one["branches"], labels, one["labels"])
-        settings = one["settings"] | ({"epochs": epochs} if baselines.has_epochs(one["base"]) else {})
-        make = baselines.maker(one["base"], problem.data.dims, len(labels), **settings)
+        problem, make = _prepared(profile, one, labels, seeds[0], epochs, steps)
         once = list(seeds) if baselines.is_random(one["base"]) else [seeds[0]]
         result = runs.cross_validate(profile, one["key"], problem, make, once)
         done[one["key"]] = runs.score_rows(profile, problem, result, one["model"])
         runs.save(profile, one["key"], problem, result, done[one["key"]])
     return done
+
+
+def estimate(
+    profile: str,
+    planned: list[dict[str, Any]],
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    epochs: int = 0,
+    steps: int = 8,
+) -> pd.DataFrame:
+    """What a comparison will take if nothing of it is on disk: one fit of every model, times their number.
+
+    Returns
+    -------
+    DataFrame
+        Index model; runs, fits, seconds a fit, minutes.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for one in planned:
+        if one["base"] not in rows:
+            problem, make = _prepared(profile, one | {"trials": 0}, labels, seeds[0], epochs, steps)
+            fold = int(problem.fold[problem.fold >= 0].min())
+            train = training.training_rows(problem.fold, problem.group, fold)
+            data = (problem.targets[fold][train], problem.weights[fold][train], problem.group[train])
+            start = time.perf_counter()
+            make().fit(take(problem.data, train), *data, seed=seeds[0])
+            rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": time.perf_counter() - start}
+        n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
+        rows[one["base"]]["runs"] += 1
+        rows[one["base"]]["fits"] += len(problem.targets) * (n_seeds + one["trials"])
+    table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
+    return table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
+
+
+def _prepared(
+    profile: str, one: dict[str, Any], labels: Sequence[str], seed: int, epochs: int, steps: int
+) -> tuple[learning.Problem, Callable[[], Any]]:
+    """What a run learns from, and what makes its untrained models."""
+    steps = steps if one["base"] in baselines.SEQUENTIAL else 0
+    problem = learning.load_problem(profile, one["branches"], labels, one["labels"], steps=steps)
+    settings = one["settings"] | ({"epochs": epochs} if epochs and baselines.has_epochs(one["base"]) else {})
+    about = (one["base"], problem.data.dims, len(labels))
+    if one["trials"]:
+        make = partial(spaces.searched, *about, n_trials=one["trials"], seed=seed, **settings)
+        make()  # mistakes are told now, not in a fold
+        return problem, make
+    return problem, baselines.maker(*about, **settings)
 
 
 def finished(profile: str, key: str) -> list[dict[str, Any]]:
@@ -107,7 +178,8 @@ def paired(
     Returns
     -------
     DataFrame
-        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap over speakers), `p`.
+        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap over speakers), `p`, `p (Holm)`,
+        corrected for the number of other runs, and `p (McNemar)`, corrected likewise.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
@@ -129,5 +201,9 @@ def paired(
             "low": found.ci[0],
             "high": found.ci[1],
             "p": found.p,
+            "p (McNemar)": metrics.mcnemar(y, proba[name], proba[key]),
         }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "low", "high", "p"])
+    columns = ["difference", "low", "high", "p", "p (McNemar)"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    table.insert(4, "p (Holm)", metrics.holm(table["p"]))
+    return table.assign(**{"p (McNemar)": metrics.holm(table["p (McNemar)"])})

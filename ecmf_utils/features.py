@@ -16,7 +16,7 @@ from . import encoders, paths
 from .encoding import encode_all, encode_row
 from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .store import Store, each, filled, pooled, shard_files, slug_of
+from .store import Store, each, filled, in_steps, pooled, shard_files, slug_of
 from .vectors import VectorFile
 
 __all__ = [
@@ -140,6 +140,7 @@ def load(
     clip_ids: Iterable[str] | None = None,
     select: dict[str, str] | None = None,
     partial: bool = False,
+    steps: int = 0,
 ) -> Features:
     """Read the selected vectors of some branches.
 
@@ -151,6 +152,9 @@ def load(
         Another slug for a branch than the one that was extracted last.
     partial : bool
         Only the shards that are there already.
+    steps : int
+        Branches that are stored at frame level become sequences (N, T, D) of so many steps, the means of
+        equal spans of time; others of one step. 0: vectors (N, D).
 
     Raises
     ------
@@ -161,9 +165,9 @@ def load(
     ids = None if clip_ids is None else [str(one) for one in clip_ids]
     for branch in branches:
         files, chosen = _files(profile, branch, (select or {}).get(branch), partial)
-        vectors, known = pooled(files, chosen)
+        vectors, known = in_steps(files, chosen, steps) if steps else pooled(files, chosen)
         ids, order = _order(profile, branch, files, ids, chosen)
-        x[branch], present[branch], dims[branch] = vectors[order], known[order], chosen["dim"]
+        x[branch], present[branch], dims[branch] = vectors[order], known[order], vectors.shape[-1]
     return Features(ids or [], x, present, dims)
 
 

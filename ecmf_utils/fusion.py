@@ -55,9 +55,9 @@ class Ecmf(nn.Module):
     dropout, input_dropout, branch_dropout : float
         Of hidden units; of single inputs (many inputs, few clips); of whole branches while
         training, against one branch taking over (modality competition).
-    attention, residual, auxiliary : bool
+    attention, residual, auxiliary, weighting : bool
         Switches of the ablation: no self-attention; neither the heads' sum nor the tokens' skip
-        connections; no branch heads at all.
+        connections; no branch heads at all; every branch that is there weighs the same.
 
     Notes
     -----
@@ -79,9 +79,11 @@ class Ecmf(nn.Module):
         attention: bool = True,
         residual: bool = True,
         auxiliary: bool = True,
+        weighting: bool = True,
     ) -> None:
         super().__init__()
         self.branches, self.residual, self.branch_dropout = list(dims), residual, branch_dropout
+        self.weighting = weighting
         self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
         self.project = nn.ModuleList(nn.Linear(dim, width) for dim in dims.values())
         self.embedding = nn.Parameter(0.02 * torch.randn(len(dims), width))
@@ -113,7 +115,8 @@ class Ecmf(nn.Module):
             attended = self.dropout(attend(tokens, present))
             tokens = tokens + attended if self.residual else attended
         tokens = self.norm(tokens)
-        weights = masked_softmax(self.score(self.dropout(tokens)).squeeze(-1), present)
+        listened = self.score(self.dropout(tokens)).squeeze(-1)
+        weights = masked_softmax(listened if self.weighting else torch.zeros_like(listened), present)
         logits = self.classify(self.dropout(_weigh(tokens, weights)))
         if branch_logits is None:
             return {"logits": logits, "weights": weights}

@@ -153,6 +153,15 @@ class TorchClassifier:
             return proba, None
         return proba, torch.cat([part["weights"] for part in parts]).cpu().numpy()
 
+    def predict_heads(self, features) -> np.ndarray | None:
+        """What each branch's head alone says, probabilities (N, B, C), NaN where absent; None without heads."""
+        if self.stage_ is None:
+            return None
+        with reproducible(0, self.threads):
+            _, present, said = self._inputs(features)
+        proba = said.double().softmax(-1)
+        return proba.masked_fill(~present[..., None], np.nan).cpu().numpy()
+
     def save(self, folder: Path) -> None:
         """Write model.safetensors and model.json into a folder."""
         state = {f"net/{k}": v.cpu().numpy() for k, v in self.module_.state_dict().items()}

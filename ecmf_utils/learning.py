@@ -80,6 +80,7 @@ def load_problem(
     trained_on: str = "refined",
     train_profile: str = "",
     label_map: Mapping[str, str | None] | None = None,
+    steps: int = 0,
 ) -> Problem:
     """Features, labels and folds of a profile, ready for cross-validation.
 
@@ -91,6 +92,8 @@ def load_problem(
         Train on this profile's clips instead; every usable clip of `profile` is then a test clip.
     label_map : mapping, optional
         Label of `train_profile` to one of `labels`, or None: its clips are left out.
+    steps : int
+        Sequences of so many steps instead of vectors, see `features.load`.
 
     Returns
     -------
@@ -130,13 +133,13 @@ def load_problem(
         list(labels),
         list(branches),
         trained_on,
-        features.load(source, branches, clip_ids=ids),
+        features.load(source, branches, clip_ids=ids, steps=steps),
         fold,
         train["group"].reindex(ids).to_numpy(object),
         given,
         targets,
         weights,
-        features.load(profile, branches, clip_ids=list(held.index)),
+        features.load(profile, branches, clip_ids=list(held.index), steps=steps),
         test_y,
         clips,
         train,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from .paths import EcmfError
 
@@ -151,6 +152,27 @@ def paired_difference(
     tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
     p = float(min(1.0, max(2 * tail, 1 / (n + 1))))
     return Difference(observed[1] - observed[0], _percentiles(drawn), p)
+
+
+def mcnemar(y: np.ndarray, proba_a: np.ndarray, proba_b: np.ndarray) -> float:
+    """Exact two-sided p that a and b are right equally often (McNemar 1947): only clips that one gets right count.
+
+    Clips are taken as independent, which those of one speaker are not; `paired_difference` draws speakers.
+    """
+    (y, proba_a), (_, proba_b) = _checked(y, proba_a), _checked(y, proba_b)
+    right = [proba.argmax(1) == y for proba in (proba_a, proba_b)]
+    one, other = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p values (K,) corrected for K comparisons (Holm 1979): below .05, less than one false find in twenty studies."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty_like(p)
+    out[order] = np.minimum(raised, 1.0)
+    return out
 
 
 def _tables(y, proba, clusters) -> tuple[np.ndarray, str]:

@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .robust_plots import noise, subsets
 from .score_plots import (
     branch_weights,
     calibration,
@@ -40,7 +41,7 @@ from .theme import (
 __all__ = [
     "availability", "branch_colours", "branch_weights", "calibration", "class_balance", "class_f1",
     "confusion", "contact_sheet", "curves", "distributions", "embedding", "emotion_colours",
-    "label_distributions", "refine_flow", "scores_forest", "set_theme", "waveform_spectrogram",
+    "label_distributions", "noise", "refine_flow", "scores_forest", "set_theme", "subsets", "waveform_spectrogram",
 ]  # fmt: skip
 
 SPLITS = ("train", "test", "unlabelled")

@@ -63,7 +63,13 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
         known = truth is not None and truth.reindex(ids).notna().all()
         y = truth.reindex(ids).to_numpy(int) if known else problem.test_y[tested]
         wanted.append(("test", "truth" if known else "observed", ids, y, result.test[tested]))
-    return [_score_row(problem, model, len(result.per_seed), *each) for each in wanted]
+    about = {"seconds": round(result.seconds, 2), "parameters": _parameters(result)}
+    return [_score_row(problem, model, len(result.per_seed), *each) | about for each in wanted]
+
+
+def _parameters(result: training.Run) -> int:
+    """Median over the fits: a first stage may cut more axes in one fold than in another."""
+    return int(np.median([model.n_parameters for model in result.estimators]))
 
 
 def _score_row(

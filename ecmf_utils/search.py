@@ -21,7 +21,6 @@ from .linear import group_folds
 from .metrics import scores
 from .paths import EcmfError
 
-TRIALS = "trials.log"
 STARTUP = 10  # random trials before the sampler has something to go by
 
 # setting -> list of choices, or (low, high) or (low, high, "log") of a number
@@ -41,6 +40,9 @@ class Searched:
         Settings that are tried; the first are the model's own defaults, so that the search never does worse inside.
     n_folds : int
         Inner group folds that every trial is scored on; with `one_fold` only the first of them.
+    seed : int
+        Of the search. That of `fit` is the seed of the model that is trained in the end, so that fits of
+        several seeds that share a journal search once.
 
     Attributes
     ----------
@@ -52,17 +54,18 @@ class Searched:
     """
 
     def __init__(
-        self, make: Callable[..., Any], space: Space, n_trials: int = 50, n_folds: int = 4, one_fold: bool = True
-    ) -> None:
+        self, make: Callable[..., Any], space: Space, n_trials: int = 50, n_folds: int = 4, one_fold: bool = True,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
         if n_trials < 1:
             raise EcmfError(f"n_trials={n_trials}: expected at least 1")
         make(**{name: _first(choices) for name, choices in space.items()})  # a wrong name is told now
         self.make, self.space, self.n_trials = make, dict(space), n_trials
-        self.n_folds, self.one_fold = n_folds, one_fold
+        self.n_folds, self.one_fold, self.seed = n_folds, one_fold, seed
         self.journal: Path | None = None
         self.trials_: list[dict[str, Any]] = []
         inner = make()
-        self.recipe = inner.recipe | {"search": [self.space, n_trials, n_folds, one_fold]}
+        self.recipe = inner.recipe | {"search": [self.space, n_trials, n_folds, one_fold, seed]}
 
     @property
     def history_(self) -> list[dict[str, Any]]:
@@ -79,7 +82,7 @@ class Searched:
         targets, weights = check_rows(features, targets, weights)
         groups = np.asarray(groups, dtype=object).astype(str)
         rows = np.flatnonzero(weights > 0)
-        folds = group_folds(targets[rows].argmax(1), groups[rows], self.n_folds, seed)
+        folds = group_folds(targets[rows].argmax(1), groups[rows], self.n_folds, self.seed)
         if folds.max() == 0:
             raise EcmfError("nothing can be searched: the training clips are one group, or too few")
         self.inner_folds_ = [rows[folds == k] for k in range(1 if self.one_fold else folds.max() + 1)]
@@ -89,12 +92,12 @@ class Searched:
             for held in self.inner_folds_:
                 rest = np.setdiff1d(rows, held)
                 model = self.make(**settings)
-                model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=seed)
+                model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
                 proba = model.predict(take(features, held))[0]
                 found.append(scores(targets[held].argmax(1), proba)["weighted_f1"])
             return float(np.mean(found))
 
-        self.best_ = self._search(score, seed)
+        self.best_ = self._search(score)
         self.model_ = self.make(**self.best_).fit(features, targets, weights, groups, seed=seed)
         return self
 
@@ -117,7 +120,7 @@ class Searched:
         self.model_ = self.make(**self.best_).load(Path(folder) / "model")
         return self
 
-    def _search(self, score: Callable[[dict[str, Any]], float], seed: int) -> dict[str, Any]:
+    def _search(self, score: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -127,7 +130,7 @@ class Searched:
         done = [trial for trial in study.trials if trial.state.is_finished()]
         for number in range(len(done), self.n_trials):
             # what a trial draws depends on the ones before it and on its number, not on who ran those
-            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed * 100_003 + number)
+            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=self.seed * 100_003 + number)
             trial = study.ask()
             settings = {} if number == 0 else {name: _drawn(trial, name, s) for name, s in self.space.items()}
             start = time.perf_counter()

@@ -198,6 +198,28 @@ def pooled(files: list[vectors.VectorFile], chosen: dict[str, Any]) -> tuple[np.
     return out, known
 
 
+def in_steps(files: list[vectors.VectorFile], chosen: dict[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences float32 (N, T, D) of frame-level files, of one step at utterance level; which rows have one."""
+    if chosen["level"] == "utterance":
+        found, known = pooled(files, chosen)
+        return found[:, None], known
+    known = np.concatenate([np.empty(0, int), *(file.lengths for file in files)]) > 0
+    out = np.zeros((len(known), steps, files[0].dim), np.float32)
+    rows = (one for file in files for _, some in each(file) for one in some)
+    for i, found in enumerate(rows):
+        if found is not None:
+            out[i] = spans(found, steps)
+    return out, known
+
+
+def spans(rows: np.ndarray, steps: int) -> np.ndarray:
+    """Means (T, D) of rows (F, D) in T equal spans of time; with fewer rows than steps a row serves several."""
+    edges = np.arange(steps + 1) * len(rows) / steps
+    starts = np.floor(edges[:-1] + 1e-9).astype(int)
+    ends = np.maximum(np.ceil(edges[1:] - 1e-9).astype(int), starts + 1)
+    return np.stack([rows[a:b].astype(np.float32).mean(0) for a, b in zip(starts, ends, strict=True)])
+
+
 def each(file: vectors.VectorFile) -> Iterator[tuple[int, list[np.ndarray | None]]]:
     """First row and rows (T, D) of consecutive clips, as many as fit into a row group."""
     for rows in vectors.groups(file.lengths, file.dim * file.dtype.itemsize):

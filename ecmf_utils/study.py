@@ -9,7 +9,7 @@ from typing import Any
 from .paths import read_json, reports_dir
 from .results import CLIP_KEYS, SCHEMA_VERSION, identity
 
-OURS = "ecmf"
+OURS, SEARCHED = "ecmf", "-searched"  # what `comparison.plan` calls them
 
 
 def read_members(members: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -73,7 +73,7 @@ def differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for part in parts:
         scores = part["scores"]
         whole = max((len(row["branches"]) for row in scores), default=0)
-        for ours in (r for r in scores if r["model"] == OURS and len(r["branches"]) == whole):
+        for ours in (r for r in scores if _plain(r) == OURS and len(r["branches"]) == whole):
             for row in scores:
                 if row is not ours and _comparable(ours, row):
                     key = (*identity(row), ours["labels"])
@@ -88,10 +88,15 @@ def differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _comparable(ours: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Same clips and truth; same training labels, or ECMF itself without the refined ones."""
+    """Same clips and truth, both searched or none; same training labels, or ECMF itself without the refined ones."""
     same = (row["split"], row["scored_on"]) == (ours["split"], ours["scored_on"])
+    same &= row["model"].endswith(SEARCHED) == ours["model"].endswith(SEARCHED)
     refined = ours["labels"] == "refined" and row["model"] == OURS
     return same and (row["labels"] == ours["labels"] or refined)
+
+
+def _plain(row: dict[str, Any]) -> str:
+    return row["model"].removesuffix(SEARCHED)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, list[float] | None]:

@@ -22,9 +22,10 @@ from .learner import TorchClassifier
 from .linear import EXTRA, training_rows
 from .paths import EcmfError
 from .progress import track
+from .search import Searched
 
 __all__ = [
-    "EXTRA", "ROLES", "Run", "TorchClassifier", "cross_validate", "predict_mean", "predict_without",
+    "EXTRA", "ROLES", "Run", "TorchClassifier", "cross_validate", "predict_heads", "predict_mean", "predict_without",
     "read_predictions", "save_predictions", "training_rows",
 ]  # fmt: skip
 
@@ -144,6 +145,12 @@ def predict_without(
     return predict_mean(estimators, replace(features, present=present))[0]
 
 
+def predict_heads(estimators: Sequence[Any], features: Features) -> np.ndarray | None:
+    """Mean probabilities (N, B, C) of the heads of several fitted models, NaN where a branch is absent."""
+    found = [model.predict_heads(features) for model in estimators]
+    return None if found[0] is None else np.mean(found, axis=0)
+
+
 def save_predictions(
     profile: str,
     run: str,
@@ -204,7 +211,10 @@ class _Collected:
 
 def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> Any:
     model = make()
-    digest = paths.digest(model.recipe, _code(), known, _digest_arrays(rows, *data), seed, fold)
+    about = (model.recipe, _code(), known, _digest_arrays(rows, *data))
+    digest = paths.digest(*about, seed, fold)
+    if folder is not None and isinstance(model, Searched):  # the seeds of a fold share its search
+        model.journal = folder.parent / f"search-{paths.digest(*about, fold)}.log"
     found = _saved(folder, digest)
     if found is not None:
         model.load(folder)
@@ -262,7 +272,7 @@ def _predictions(profile: str, run: str) -> Path:
 def _code() -> str:
     """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
     here = Path(__file__).parent
-    names = ("baselines", "firststage", "fusion", "learner", "linear", "networks", "optimisation", "sequences")
+    names = "baselines firststage fusion learner linear networks optimisation search sequences".split()
     return paths.digest(__version__, [paths.file_hash(here / f"{name}.py") for name in names])
 
 

@@ -223,8 +223,8 @@ def test_features_of_another_size_are_told(fitted, split):
 
 
 def test_parameters_are_counted(fitted):
-    assert baselines.count_parameters(fitted["late"]) == (150 + 3) * 4
+    assert fitted["late"].n_parameters == (150 + 3) * 4
     stage = fitted["ecmf"].stage_
     heads = sum((k + 1) * 4 for k in stage.dims.values())
     own = sum(parameter.numel() for parameter in fitted["ecmf"].module_.parameters())
-    assert stage.n_parameters == heads and baselines.count_parameters(fitted["ecmf"]) == heads + own
+    assert stage.n_parameters == heads and fitted["ecmf"].n_parameters == heads + own
