@@ -44,6 +44,9 @@ class Searched:
         Of the search. That of `fit` is the seed of the model that is trained in the end, so that fits of
         several seeds that share a journal search once.
 
+    trial : mapping, optional
+        Settings of the trials only, such as one that makes them cheaper.
+
     Attributes
     ----------
     journal : Path, optional
@@ -55,17 +58,18 @@ class Searched:
 
     def __init__(
         self, make: Callable[..., Any], space: Space, n_trials: int = 50, n_folds: int = 4, one_fold: bool = True,
-        seed: int = 0,
+        seed: int = 0, trial: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         if n_trials < 1:
             raise EcmfError(f"n_trials={n_trials}: expected at least 1")
         make(**{name: _first(choices) for name, choices in space.items()})  # a wrong name is told now
         self.make, self.space, self.n_trials = make, dict(space), n_trials
         self.n_folds, self.one_fold, self.seed = n_folds, one_fold, seed
+        self.trial = dict(trial or {})
         self.journal: Path | None = None
         self.trials_: list[dict[str, Any]] = []
         inner = make()
-        self.recipe = inner.recipe | {"search": [self.space, n_trials, n_folds, one_fold, seed]}
+        self.recipe = inner.recipe | {"search": [self.space, n_trials, n_folds, one_fold, seed, self.trial]}
 
     @property
     def history_(self) -> list[dict[str, Any]]:
@@ -91,7 +95,7 @@ class Searched:
             found = []
             for held in self.inner_folds_:
                 rest = np.setdiff1d(rows, held)
-                model = self.make(**settings)
+                model = self.make(**settings, **self.trial)
                 model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
                 proba = model.predict(take(features, held))[0]
                 found.append(scores(targets[held].argmax(1), proba)["weighted_f1"])

@@ -1,0 +1,162 @@
+"""What a whole evaluation costs: the official toolkit's protocol against ours, on the same features in one run.
+
+Every side runs in a process of its own, so that its CPU time and memory are its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import baselines, benchmark, exchange, features, metrics, official, spaces, training, workers
+from .features import Features
+from .findings import Findings
+from .linear import group_folds
+from .npz import label_corpus, load_npz
+from .paths import EcmfError
+
+LABEL_FILE, SPLITS = "track1_label_6way.npz", ("train_corpus", "test1_corpus")
+SHARES = (0.25, 0.21, 0.2, 0.16, 0.12, 0.06)  # of six classes; the fourth and fifth are alike
+KNOWS = (0.85, 0.7, 0.65)  # share of the clips that a branch says anything about, branch by branch
+GAINS = (1.0, 0.75, 0.6)  # how loudly it says it
+LATENT, N_FOLDS = 12, 5
+CONTENT = 0.35  # size of what the classes share of a dimension; its own noise has size 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the features come from: a folder in the official layout, or made up.
+
+    Attributes
+    ----------
+    published : str
+        Folder with `features/<name>-UTT/<clip>.npy` and `track1_label_6way.npz`; empty: made up.
+    n_train, n_test : int
+        Clips of made-up features.
+    dims : tuple of int
+        Their dimensions, branch by branch.
+    seed : int
+    """
+
+    published: str = ""
+    n_train: int = 7369
+    n_test: int = 2026
+    dims: tuple[int, ...] = (1024, 768, 1024)
+    seed: int = 0
+
+    def read(self) -> tuple[Features, np.ndarray, Features, np.ndarray]:
+        """Training features, labels, test features, test labels."""
+        return _published(Path(self.published)) if self.published else _made_up(self)
+
+
+def _made_up(source: Source) -> tuple[Features, np.ndarray, Features, np.ndarray]:
+    """Six classes around points of a latent space, seen by every branch through a random linear map and noise."""
+    rng = np.random.default_rng(source.seed)
+    n = source.n_train + source.n_test
+    y = rng.choice(len(SHARES), size=n, p=SHARES)
+    points = rng.standard_normal((len(SHARES), LATENT))
+    points[4] = 0.65 * points[3] + 0.35 * points[4]
+    clips = points[y] + 0.9 * rng.standard_normal((n, LATENT))
+    x = {}
+    for i, dim in enumerate(source.dims):
+        gain, knows = GAINS[i % len(GAINS)], rng.random(n) < KNOWS[i % len(KNOWS)]
+        seen = clips + 0.8 * rng.standard_normal(clips.shape)
+        seen[~knows] = 0.9 * rng.standard_normal((int((~knows).sum()), LATENT))
+        mix = CONTENT * gain * rng.standard_normal((LATENT, dim)) / LATENT**0.5
+        x[f"branch{i}"] = rng.standard_normal((n, dim), np.float32) + (seen @ mix).astype(np.float32)
+    names = [f"sample_{i:08d}" for i in range(n)]
+    whole = Features(names, x, {b: np.ones(n, bool) for b in x}, {b: v.shape[1] for b, v in x.items()})
+    train = np.arange(n) < source.n_train
+    return features.take(whole, train), y[train], features.take(whole, ~train), y[~train]
+
+
+def _published(root: Path) -> tuple[Features, np.ndarray, Features, np.ndarray]:
+    found, file = Findings(), root / LABEL_FILE
+    arrays = load_npz(file)
+    tables = [label_corpus(arrays, key, found, file).dropna(subset="label") for key in SPLITS]
+    names = sorted(set(pd.concat(tables)["label"]))
+    folders = sorted(path for path in (root / "features").glob("*-UTT") if path.is_dir())
+    if not folders:
+        raise EcmfError(f"{root / 'features'}: no folder *-UTT with one .npy a clip")
+    with tempfile.TemporaryDirectory() as store:
+        clips = pd.concat(tables).rename(columns={"name": "clip_id"})[["clip_id"]]
+        for i, folder in enumerate(folders):
+            exchange.import_features(store, f"branch{i}", folder, clips=clips)
+        branches = [f"branch{i}" for i in range(len(folders))]
+        parts = [features.load(store, branches, clip_ids=table["name"]) for table in tables]
+    y = [table["label"].map(names.index).to_numpy(int) for table in tables]
+    return parts[0], y[0], parts[1], y[1]
+
+
+# ---- the sides
+
+
+def _official(source: Source, epochs: int, folds: Sequence[int] | None, seed: int) -> dict[str, Any]:
+    train, y, test, test_y = source.read()
+    run = official.cross_validate(train, y, test, y.max() + 1, seed=seed, epochs=epochs, folds=folds)
+    f1 = metrics.scores(test_y, run.test)["weighted_f1"]
+    whole = run.cpu_s * (1 if folds is None else N_FOLDS / len(folds))
+    return {"CPU s": whole, "test": f1, "reported": run.reported, "settled": run.settled, "optimism": run.optimism}
+
+
+def _ours(source: Source, trials: int, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    train, y, test, test_y = source.read()
+    groups = np.array(train.clip_ids)  # nothing is known about speakers: every clip is its own group
+    start = time.process_time()
+    about = ("ecmf", train.dims, int(y.max()) + 1)
+    make = baselines.maker(*about, **settings)
+    if trials:
+        make = partial(spaces.searched, *about, n_trials=trials, **settings)
+    folds = group_folds(y, groups, N_FOLDS, seed)
+    targets, ones = np.eye(y.max() + 1)[y], np.ones(len(y))
+    run = training.cross_validate(make, train, targets, ones, folds, groups, test, seeds=[seed])
+    spent = time.process_time() - start
+    found = [metrics.scores(*pair)["weighted_f1"] for pair in ((test_y, run.test), (y, run.oof))]
+    return {"CPU s": spent, "test": found[0], "reported": found[1], "settled": found[1], "optimism": 0.0}
+
+
+def _alone(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
+    return side(seed) | {"peak (MiB)": benchmark.peak_mib()}
+
+
+def compare(
+    source: Source, seeds: Sequence[int], epochs: int = 100, folds: Sequence[int] | None = None, **settings: Any
+) -> pd.DataFrame:
+    """Both protocols, seed by seed.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        Of folds and networks.
+    epochs, folds
+        Of the official side; its cost is extrapolated from the folds that are run (None: all).
+    **settings
+        Of ECMF.
+
+    Returns
+    -------
+    DataFrame
+        protocol, seed, CPU s (of training and prediction, all folds), test (weighted F1), reported (what the
+        protocol says about its held-out folds), settled (without picking epochs on them), optimism
+        (reported less settled), peak (MiB) of the process.
+    """
+    sides = {"official": partial(_official, source, epochs, folds), "ours": partial(_ours, source, 0, settings)}
+    rows = [{"protocol": name, "seed": seed} | _run(side, seed) for seed in seeds for name, side in sides.items()]
+    return pd.DataFrame(rows)
+
+
+def search(source: Source, n_trials: int, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    """A nested search of so many trials in every outer fold: CPU s, test, reported, peak (MiB)."""
+    return _run(partial(_ours, source, n_trials, settings), seed)
+
+
+def _run(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
+    return list(workers.parallel_map(partial(_alone, side), [seed], 2))[0]
