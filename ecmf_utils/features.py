@@ -16,7 +16,7 @@ from . import encoders, paths
 from .encoding import encode_all, encode_row
 from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .store import Store, each, filled, in_steps, pooled, shard_files, slug_of
+from .store import Store, each, filled, in_steps, opened, pooled, shard_files, slug_of
 from .vectors import VectorFile
 
 __all__ = [
@@ -275,7 +275,7 @@ def _files(
         chosen = paths.read_json(place / slug / chosen["level"] / "selected.json", _maker(profile, branch))
     place = place / chosen["slug"] / chosen["level"]
     found = shard_files(place, chosen, _maker(profile, branch, chosen), partial)
-    return [VectorFile(path, columns) for path in found], chosen
+    return opened(found, columns, _maker(profile, branch, chosen)), chosen
 
 
 def _order(

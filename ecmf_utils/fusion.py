@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .paths import EcmfError
+
 MASKED = -1e9  # finite, so that a clip without any branch gives zeros instead of NaN
 
 
@@ -82,6 +84,8 @@ class Ecmf(nn.Module):
         weighting: bool = True,
     ) -> None:
         super().__init__()
+        if width < 1 or heads < 1 or width % heads:
+            raise EcmfError(f"ecmf: width={width}, heads={heads}: expected a width that the heads divide")
         self.branches, self.residual, self.branch_dropout = list(dims), residual, branch_dropout
         self.weighting = weighting
         self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoints import read_model, write_model
 from .firststage import FirstStage
-from .linear import Scaler, group_folds
+from .linear import Scaler
 from .metrics import scores
 from .optimisation import (
     choose_device,
@@ -24,6 +24,7 @@ from .optimisation import (
     set_rate,
 )  # fmt: skip
 from .paths import EcmfError
+from .rows import balanced, check_rows, check_settings, inner_split
 
 STEPS = 12  # of an epoch, where no batch size is asked for
 PREDICT_BATCH = 8192  # clips; bounds the memory of a prediction, changes nothing else
@@ -89,6 +90,12 @@ class TorchClassifier:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
+        check_settings(
+            at_least_0={"components": components, "weight_decay": weight_decay, "batch_size": batch_size},
+            at_least_1={"epochs": epochs, "patience": patience, "threads": threads},
+            below_1={"inner_fraction": inner_fraction, "label_smoothing": label_smoothing, "warmup": warmup},
+            above_0={"lr": lr},
+        )
         self.network, self.dims, self.components = network, dict(dims), components
         self.lr, self.weight_decay, self.epochs, self.batch_size = (
             lr,
@@ -189,6 +196,9 @@ class TorchClassifier:
     def _prepare(self, features, targets, weights, groups, seed: int) -> tuple:
         """Scale all rows and solve the first stage: its logits of the rows learned from are honest."""
         rows = np.union1d(self.train_rows_, self.inner_rows_)
+        for branch, dim in self.dims.items():
+            if branch in features.x and features.x[branch].shape[-1] != dim:
+                raise EcmfError(f"branch {branch}: {features.x[branch].shape[-1]} dimensions, expected {dim}")
         self.scaler_ = Scaler().fit(features, rows, list(self.dims), self.standardise)
         self.stage_ = FirstStage(list(self.dims), self.components) if self.components else None
         groups, honest = np.asarray(groups, dtype=object).astype(str)[rows], None
@@ -264,45 +274,6 @@ class TorchClassifier:
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-
-
-def inner_split(
-    targets, weights, groups, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and rows of other groups that stop training; weight 0: in neither."""
-    used = np.flatnonzero(weights > 0)
-    if fraction <= 0:
-        return used, used[:0]
-    n_folds = max(2, round(1 / fraction))
-    folds = group_folds(targets[used].argmax(1), np.asarray(groups)[used], n_folds, seed)
-    inner = (folds == 0) & (folds.max() > 0)  # with one group there is nothing to set aside
-    return used[~inner], used[inner]
-
-
-def check_rows(features, targets, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (N, C) and weights (N,) as float32, or one line about what is wrong with them."""
-    targets, weights = np.asarray(targets, np.float32), np.asarray(weights, np.float32)
-    n = len(features.clip_ids)
-    if targets.ndim != 2 or len(targets) != n or weights.shape != (n,):
-        raise EcmfError(
-            f"{n} clips, but targets of shape {targets.shape} and weights of shape {weights.shape}"
-        )
-    if not (weights > 0).any():
-        raise EcmfError("no clip to train on: every weight is 0 or no clip has a label")
-    used = targets[weights > 0]
-    if not np.isfinite(used).all() or not np.allclose(used.sum(1), 1, atol=1e-3):
-        raise EcmfError(
-            "targets must be distributions: finite, and 1 in sum for every clip of weight > 0"
-        )
-    return np.nan_to_num(targets), np.where(weights > 0, weights, 0).astype(np.float32)
-
-
-def balanced(weights: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Weights times the inverse share of each clip's class; the sum stays."""
-    share = weights @ targets
-    inverse = np.where(share > 0, 1 / np.maximum(share, 1e-9), 0)
-    scaled = weights * (targets @ inverse)
-    return (scaled * weights.sum() / scaled.sum()).astype(np.float32)
 
 
 def _rows(x: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

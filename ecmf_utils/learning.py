@@ -59,6 +59,39 @@ class Problem:
         }
         return pd.DataFrame(rows | {"all": total}).T
 
+    def remarks(self) -> list[str]:
+        """Lines on what a reader should know before trusting what is learned from this.
+
+        Raises
+        ------
+        EcmfError
+            A single class among the training labels, or a branch with the same numbers for every clip.
+        """
+        n, lines = len(self.given), []
+        counts = np.bincount(self.given, minlength=len(self.labels))
+        if (counts > 0).sum() < 2:
+            raise EcmfError(f"every training label is {self.labels[counts.argmax()]!r}: there is nothing to tell apart")
+        n_folds = len(self.targets)
+        for label, count in zip(self.labels, counts, strict=True):
+            if count < n_folds:
+                lines.append(f"{label}: {count} training clips, fewer than the {n_folds} folds; its scores say little")
+        for branch, x in self.data.x.items():
+            x = x[:n][self.data.present[branch][:n]].reshape(-1, x.shape[-1])
+            if len(x) < 2:
+                continue
+            constant = x.min(0) == x.max(0)
+            if constant.all():
+                raise EcmfError(
+                    f"branch {branch}: all {x.shape[1]} dimensions are the same for every training clip; "
+                    "extract it again, or leave it out of `branches`"
+                )
+            if constant.any():
+                lines.append(f"{branch}: {constant.sum()} of {x.shape[1]} dimensions never change")
+            repeated = int((~constant).sum()) - len(np.unique(x[:, ~constant], axis=1).T)
+            if repeated:
+                lines.append(f"{branch}: {repeated} of {x.shape[1]} dimensions repeat another one")
+        return lines
+
     def origin(self) -> str:
         """One line on whose clips are learned from."""
         if not self.train_profile:
@@ -106,6 +139,9 @@ def load_problem(
         A label outside the label set, or branches that the two profiles encode differently.
     """
     source = train_profile or profile
+    twice = [branch for branch in branches if list(branches).count(branch) > 1]
+    if twice:
+        raise EcmfError(f"branches: {twice[0]} is named twice; another encoder's vectors need a name of their own")
     if train_profile == profile:
         raise EcmfError(f"train_profile={train_profile}: expected another profile than the one that is tested")
     if train_profile:

@@ -34,7 +34,7 @@ class Scaler:
         """Learn from the given rows of the given branches; `scale=False` only fills and checks."""
         for branch in branches:
             x, there = _branch(features, branch), rows[features.present[branch][rows]]
-            _require_finite(x[there], branch)
+            _require_finite(features, branch, x, there)
             known = x[there] if scale and len(there) else np.zeros((1, x.shape[-1]), np.float32)
             known = known.reshape(-1, x.shape[-1])
             deviation = known.std(0, dtype=np.float64)
@@ -48,14 +48,16 @@ class Scaler:
 
     def apply_branch(self, features, branch: str, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The same of one branch and some rows."""
-        x, mean = _branch(features, branch)[rows], self.mean[branch]
+        whole, mean = _branch(features, branch), self.mean[branch]
+        at = np.arange(len(whole))[rows]
+        x = whole[at]
         if x.shape[-1] != len(mean):
             raise EcmfError(
                 f"branch {branch}: {x.shape[-1]} dimensions, but the model was trained on "
                 f"{len(mean)}; extract it with the same recipe or train again"
             )
-        there = np.asarray(features.present[branch], bool)[rows]
-        _require_finite(x[there], branch)
+        there = np.asarray(features.present[branch], bool)[at]
+        _require_finite(features, branch, whole, at[there])
         scaled = np.clip((x - mean) / self.scale[branch], -CLIP, CLIP)
         return np.where(there.reshape(-1, *[1] * (x.ndim - 1)), scaled, 0).astype(np.float32)
 
@@ -227,9 +229,11 @@ def _branch(features, branch: str) -> np.ndarray:
     return features.x[branch]
 
 
-def _require_finite(x: np.ndarray, branch: str) -> None:
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).reshape(len(x), -1).any(1).sum())
-        raise EcmfError(
-            f"branch {branch}: {bad} clips have NaN or infinite features; extract it again"
-        )
+def _require_finite(features, branch: str, x: np.ndarray, rows: np.ndarray) -> None:
+    if np.isfinite(x[rows]).all():
+        return
+    bad = rows[~np.isfinite(x[rows]).reshape(len(rows), -1).all(1)]
+    raise EcmfError(
+        f"branch {branch}: {len(bad)} clips have NaN or infinite features, the first is "
+        f"{features.clip_ids[bad[0]]!r}; extract it again"
+    )

@@ -63,7 +63,7 @@ class Clips(Dataset):
 
     def __init__(self, features: Features, y: np.ndarray) -> None:
         self.x = {branch: torch.from_numpy(values) for branch, values in features.x.items()}
-        self.y = torch.from_numpy(np.asarray(y))
+        self.y = torch.from_numpy(np.array(y))
 
     def __len__(self) -> int:
         return len(self.y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,8 @@ def choose_device(name: str) -> str:
     """cpu or cuda; `auto` takes cuda where there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise EcmfError(f"device {name!r}: expected auto, cpu, cuda or cuda:1")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise EcmfError(
             "device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto"

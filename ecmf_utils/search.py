@@ -16,10 +16,10 @@ import numpy as np
 from . import paths
 from .checkpoints import INFO
 from .features import take
-from .learner import check_rows
 from .linear import group_folds
 from .metrics import scores
 from .paths import EcmfError
+from .rows import check_rows
 
 STARTUP = 10  # random trials before the sampler has something to go by
 

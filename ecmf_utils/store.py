@@ -171,6 +171,18 @@ def shard_files(folder: Path, chosen: dict[str, Any], made_by: str, partial: boo
     return files
 
 
+def opened(found: list[Path], columns: tuple[str, ...], made_by: str) -> list[vectors.VectorFile]:
+    """The files of all shards, whose vectors have to be of one length."""
+    files = [vectors.VectorFile(path, columns) for path in found]
+    for file in files:
+        if file.dim != files[0].dim:
+            raise paths.EcmfError(
+                f"{paths.show(file.path)}: vectors of {file.dim} dimensions, {files[0].dim} in the first shard: "
+                f"run {made_by} again for every shard"
+            )
+    return files
+
+
 def filled(files: list[vectors.VectorFile], dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (N, D) of utterance-level files as stored, 0 where there is none, and which rows have one."""
     lengths = np.concatenate([np.empty(0, int), *(file.lengths for file in files)])

@@ -246,7 +246,10 @@ def _saved(folder: Path | None, digest: str) -> dict[str, Any] | None:
 def _check_folds(folds: np.ndarray, groups: np.ndarray) -> list[int]:
     held_out = sorted({int(fold) for fold in folds if fold >= 0})
     if len(held_out) < 2:
-        raise EcmfError(f"{len(held_out)} folds among the training clips; at least 2 are needed")
+        raise EcmfError(
+            f"{len(held_out)} folds among {len(set(groups))} groups of training clips; at least 2 are needed, "
+            "and so two groups (speakers, dialogues) with labelled clips"
+        )
     pairs = pd.DataFrame({"group": groups, "fold": folds})[folds >= 0].drop_duplicates()
     twice = pairs["group"][pairs["group"].duplicated()]
     if len(twice):
@@ -272,7 +275,7 @@ def _predictions(profile: str, run: str) -> Path:
 def _code() -> str:
     """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
     here = Path(__file__).parent
-    names = "baselines firststage fusion learner linear networks optimisation search sequences".split()
+    names = "baselines firststage fusion learner linear networks optimisation rows search sequences".split()
     return paths.digest(__version__, [paths.file_hash(here / f"{name}.py") for name in names])
 
 

@@ -138,3 +138,25 @@ def test_mistakes_are_one_clear_line(y, proba, said):
 def test_unknown_metric_lists_the_known_ones(answers):
     with pytest.raises(EcmfError, match="weighted_f1, accuracy, macro_f1"):
         metrics.bootstrap_ci(*answers, metric="f2")
+
+
+def test_mcnemar_counts_only_clips_that_one_gets_right():
+    y = np.zeros(40, int)
+    sure = lambda right: np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])  # noqa: E731
+    both = np.arange(40) >= 10
+    a, b = both.copy(), both.copy()
+    a[:8], b[8:10] = True, True  # 8 against 2
+    assert metrics.mcnemar(y, sure(a), sure(b)) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert metrics.mcnemar(y, sure(a), sure(a)) == 1.0
+
+
+def test_holm_raises_p_values_in_order_and_never_above_one():
+    np.testing.assert_allclose(metrics.holm([0.01, 0.04, 0.03, 0.5]), [0.04, 0.09, 0.09, 0.5])
+    np.testing.assert_allclose(metrics.holm([0.6, 0.7]), [1.0, 1.0])
+
+
+def test_of_twenty_comparisons_of_equals_hardly_any_study_finds_one():
+    """Without the correction, most studies of twenty would."""
+    p = np.random.default_rng(0).random((400, 20))
+    assert (p.min(1) < 0.05).mean() > 0.5
+    assert np.mean([metrics.holm(row).min() < 0.05 for row in p]) < 0.09

@@ -33,7 +33,7 @@ def profile(home, monkeypatch):
     clips = pd.DataFrame(rows)
     vectors = {b: np.eye(3)[clips["shown"].map(LABELS.index)] + rng.normal(0, 0.5, (84, 3)) for b in BRANCHES}
 
-    def load(_, branches, clip_ids=None, select=None):
+    def load(_, branches, clip_ids=None, select=None, steps=0):
         from ecmf_utils.features import Features
 
         at = [int(one[1:]) for one in clip_ids]
@@ -131,7 +131,72 @@ def test_a_second_comparison_trains_nothing(profile, monkeypatch):
 
 def test_the_plan_names_single_branches_refined_labels_and_ablations_once_each():
     keys = [one["key"] for one in comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
-    assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 4 + 2
+    assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 5 + 2
+
+
+def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end():
+    branches = ["scene", "face", "audio", "text", "context"]
+    rows = comparison.plan([], [], "", branches, True, ["face", "scene", "context"], ["ecmf", "lmf"], 4)
+    grown = [row["branches"] for row in rows if row["model"] == "ecmf"][5:]
+    assert grown == [["audio", "text"], ["face", "audio", "text"]]  # with scene: all but context, there already
+    assert ["scene", "face", "audio", "text"] in [row["branches"] for row in rows]
+    assert [(row["model"], row["base"], row["trials"]) for row in rows[-2:]] == [
+        ("ecmf-searched", "ecmf", 4), ("lmf-searched", "lmf", 4)
+    ]  # fmt: skip
+    assert len({row["key"] for row in rows}) == len(rows)
+
+
+def test_a_searched_run_searches_once_a_fold_for_all_seeds_and_is_read_back(profile, monkeypatch):
+    planned = comparison.plan([], [], "", BRANCHES, False, (), ["attention"], 2)
+    planned[0]["labels"] = "given"
+    fits, fit = [], baselines.TorchClassifier.fit
+    monkeypatch.setattr(baselines.TorchClassifier, "fit", lambda self, *a, **k: fits.append(1) or fit(self, *a, **k))
+    first = comparison.run_plan("p", planned, LABELS, [0, 1], 2)
+    n_folds = len(set(corpus.read_folds("p")["fold"]))
+    assert len(fits) == n_folds * (2 + 2)  # two trials and a fit a seed
+    assert comparison.run_plan("p", planned, LABELS, [0, 1], 2) == first and len(fits) == n_folds * 4
+    assert first[planned[0]["key"]][0]["model"] == "attention-searched"
+
+
+def test_the_estimate_counts_every_fit(profile):
+    planned = comparison.plan(["late", "attention"], ["late"], "", BRANCHES, False, (), ["attention"], 3)
+    for one in planned:
+        one["labels"] = "given"
+    table = comparison.estimate("p", planned, LABELS, [0, 1], 2)
+    n_folds = len(set(corpus.read_folds("p")["fold"]))
+    assert dict(table["fits"]) == {"late": 2 * n_folds, "attention": n_folds * (2 + 2 + 3)}
+    assert (table["minutes"] >= 0).all() and (table["seconds a fit"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: setattr(p, "given", np.ones_like(p.given)), "every training label is 'angry'"),
+        (lambda p: p.data.x["face"].fill(2.0), "branch face: all 3 dimensions are the same"),
+    ],
+)
+def test_what_nothing_can_be_learned_from_is_one_clear_line(profile, change, said):
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
+    change(problem)
+    with pytest.raises(EcmfError, match=said):
+        problem.remarks()
+
+
+def test_odd_classes_and_columns_are_told(profile):
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
+    assert problem.remarks() == []
+    problem.given = np.where(problem.given == 2, 0, problem.given)
+    problem.given[0] = 2
+    problem.data.x["face"][:, 0] = 4.0
+    problem.data.x["audio"][:, 1] = problem.data.x["audio"][:, 0]
+    lines = problem.remarks()
+    assert lines[0].startswith("happy: 1 training clips, fewer than the")
+    assert lines[1:] == ["face: 1 of 3 dimensions never change", "audio: 1 of 3 dimensions repeat another one"]
+
+
+def test_a_branch_named_twice_is_refused(profile):
+    with pytest.raises(EcmfError, match="face is named twice"):
+        learning.load_problem("p", ["face", "audio", "face"], LABELS, "given")
 
 
 def test_a_pair_of_equal_runs_differs_by_nothing(profile):

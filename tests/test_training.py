@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ecmf_utils import baselines, features, training
-from ecmf_utils.learner import balanced, inner_split
 from ecmf_utils.optimisation import schedule
 from ecmf_utils.paths import EcmfError
+from ecmf_utils.rows import balanced, inner_split
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 

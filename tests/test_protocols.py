@@ -1,0 +1,65 @@
+"""The official protocol beside ours: same clips, same labels, and features in the official layout."""
+
+import numpy as np
+import pytest
+
+from ecmf_utils import baselines, metrics, protocols
+from ecmf_utils.features import take
+from ecmf_utils.paths import EcmfError
+
+SMALL = protocols.Source(n_train=300, n_test=100, dims=(64, 48, 32), seed=4)
+
+
+def test_made_up_features_are_hard_but_not_hopeless_and_the_same_twice():
+    source = protocols.Source(n_train=1500, n_test=500, dims=(256, 192, 256), seed=1)
+    train, y, test, test_y = source.read()
+    assert len(train) == len(y) == 1500 and len(test) == len(test_y) == 500 and set(y) == set(range(6))
+    model = baselines.make_model("logreg", train.dims, 6)
+    model.fit(train, np.eye(6)[y], np.ones(1500), np.array(train.clip_ids))
+    assert 0.55 < metrics.scores(test_y, model.predict(test)[0])["weighted_f1"] < 0.9
+    again = source.read()
+    assert np.array_equal(again[2].x["branch1"], test.x["branch1"]) and np.array_equal(again[3], test_y)
+
+
+def test_both_sides_are_measured_on_their_own():
+    table = protocols.compare(SMALL, [0], 2)
+    assert list(table["protocol"]) == ["official", "ours"] and (table["CPU s"] > 0).all()
+    assert table["test"].between(0.01, 1).all() and (table["peak (MiB)"] > 100).all()
+    official, ours = table.iloc[0], table.iloc[1]
+    assert official["optimism"] == pytest.approx(official["reported"] - official["settled"])
+    assert ours["reported"] == ours["settled"]
+
+
+def test_the_cost_of_few_folds_is_extrapolated_to_all():
+    table = protocols.compare(SMALL, [0], 2, folds=[0])
+    assert table.loc[0, "CPU s"] > 0 and np.isfinite(table.loc[0, "test"])
+
+
+def test_a_search_is_measured_too():
+    found = protocols.search(SMALL, 2, epochs=3)
+    assert found["CPU s"] > 0 and 0.05 < found["test"] < 1
+
+
+def test_the_official_layout_is_read(tmp_path):
+    train, y, test, test_y = SMALL.read()
+    names = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
+    for i, branch in enumerate(train.x):
+        folder = tmp_path / "features" / f"set{i}-UTT"
+        folder.mkdir(parents=True)
+        for part in (train, test):
+            for clip_id, row in zip(part.clip_ids, part.x[branch], strict=True):
+                np.save(folder / f"{clip_id}.npy", row)
+    parts = {"train_corpus": (train, y), "test1_corpus": (test, test_y)}
+    arrays = {k: {i: {"emo": names[c]} for i, c in zip(p.clip_ids, t, strict=True)} for k, (p, t) in parts.items()}
+    np.savez(tmp_path / protocols.LABEL_FILE, **arrays)
+    read, labels, read_test, test_labels = protocols.Source(str(tmp_path)).read()
+    np.testing.assert_array_equal(read.x["branch2"], train.x["branch2"])
+    np.testing.assert_array_equal(read_test.x["branch0"], test.x["branch0"])
+    assert [sorted(names)[c] for c in labels] == [names[c] for c in y] and len(test_labels) == 100
+    assert take(read, [0]).clip_ids == train.clip_ids[:1]
+
+
+def test_a_folder_without_features_is_one_clear_line(tmp_path):
+    np.savez(tmp_path / protocols.LABEL_FILE, train_corpus={"a": {"emo": "sad"}}, test1_corpus={"b": {"emo": "sad"}})
+    with pytest.raises(EcmfError, match="no folder \\*-UTT"):
+        protocols.Source(str(tmp_path)).read()
