@@ -158,5 +158,29 @@ def search(source: Source, n_trials: int, seed: int = 0, **settings: Any) -> dic
     return _run(partial(_ours, source, n_trials, settings), seed)
 
 
+def scaling(counts: Sequence[int], n_branches: int = 5, dim: int = 256, epochs: int = 3) -> pd.DataFrame:
+    """Training and prediction of so many made-up clips, one fit a process.
+
+    Returns
+    -------
+    DataFrame
+        clips, CPU s, peak (MiB), µs a clip, ratio (of the time a clip to that of the first row).
+    """
+    sides = [partial(_one_fit, Source(n_train=n, n_test=1000, dims=(dim,) * n_branches), epochs) for n in counts]
+    table = pd.DataFrame([{"clips": n} | _run(side, 0) for n, side in zip(counts, sides, strict=True)])
+    table["µs a clip"] = 1e6 * table["CPU s"] / table["clips"]
+    return table.assign(ratio=table["µs a clip"] / table["µs a clip"].iloc[0])
+
+
+def _one_fit(source: Source, epochs: int, seed: int) -> dict[str, Any]:
+    train, y, _, _ = source.read()
+    model = baselines.make_model("ecmf", train.dims, len(SHARES), epochs=epochs, patience=epochs)
+    groups = np.array([f"group{i // 20}" for i in range(len(y))])
+    start = time.process_time()
+    model.fit(train, np.eye(len(SHARES), dtype=np.float32)[y], np.ones(len(y)), groups, seed=seed)
+    model.predict(train)
+    return {"CPU s": time.process_time() - start}
+
+
 def _run(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
     return list(workers.parallel_map(partial(_alone, side), [seed], 2))[0]

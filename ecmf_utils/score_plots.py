@@ -17,7 +17,15 @@ MANY_ROWS = 40  # above this, single rows of a stacked bar chart cannot be named
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Curves over the columns epoch, loss, inner_loss, inner_f1; several runs: mean and spread."""
+    """Curves over the columns epoch, loss, inner_loss, inner_f1; several runs: mean and spread.
+
+    Without inner rows only the loss is drawn.
+    """
+    if "inner_loss" not in history:
+        figure, (loss,) = picture(height=3.0, width=4.6, alt="Loss by epoch")
+        sns.lineplot(history, x="epoch", y="loss", errorbar="sd", color=ACCENT, ax=loss)
+        loss.set(xlabel="epoch", ylabel="cross-entropy of training rows (nats)")
+        return figure
     figure, (loss, score) = picture(1, 2, height=3.0, alt="Loss and inner weighted F1 by epoch")
     for column, name, colour in (
         ("loss", "training rows", ACCENT),

@@ -46,8 +46,8 @@ class Run:
         Weight of every branch, for models that have them.
     test, test_weights : arrays, shape (M, C) and (M, B), or None
         Mean over folds and seeds.
-    per_seed : list of float arrays, shape (N, C)
-        Out-of-fold probabilities of each seed.
+    per_seed, test_per_seed : lists of float arrays, shape (N, C) and (M, C)
+        Out-of-fold probabilities of each seed; test probabilities, mean over its folds.
     histories : list of list of dict
         Per fit: epoch, loss, inner_loss, inner_f1, fold, seed. Empty for models without epochs.
     estimators : list
@@ -63,6 +63,7 @@ class Run:
     test: np.ndarray | None
     test_weights: np.ndarray | None
     per_seed: list[np.ndarray] = field(default_factory=list)
+    test_per_seed: list[np.ndarray] = field(default_factory=list)
     histories: list[list[dict[str, Any]]] = field(default_factory=list)
     estimators: list[Any] = field(default_factory=list)
     seconds: float = 0.0
@@ -127,6 +128,8 @@ def cross_validate(
     run.oof, run.oof_weights = _mean([(one.proba, one.weights) for one in oofs])
     if tests:
         run.test, run.test_weights = _mean(tests)
+        each = len(held_out)
+        run.test_per_seed = [_mean(tests[i : i + each])[0] for i in range(0, len(tests), each)]
     return run
 
 

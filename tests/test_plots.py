@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ecmf_utils import plots, theme
+from ecmf_utils.robustness import subsets
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 NINE = [*SIX, "disgust", "calm", "price $5 and $6"]
@@ -42,6 +43,10 @@ def examples(labels, branches):
     answers = pd.DataFrame(rng.dirichlet(np.ones(len(labels)), 8), columns=labels)
     f1 = pd.DataFrame({"f1": rng.random(len(labels)), "support": 9}, index=labels)
     tile = np.zeros((20, 20, 3), np.uint8)
+    kept = pd.DataFrame({"branches": ["+".join(some) for some in subsets(branches)]})
+    kept = kept.assign(weighted_f1=0.5, low=0.4, high=0.6)
+    noisy = pd.DataFrame([(b, s, 0.5, 0.4, 0.6) for b in branches for s in (0, 1)])
+    noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
     return {
         "class_balance": plots.class_balance(clips, labels),
         "distributions": plots.distributions(clips, {"seconds": "duration (s)"}),
@@ -57,6 +62,8 @@ def examples(labels, branches):
         "refine_flow": plots.refine_flow(clips["label"], y, labels),
         "label_distributions": plots.label_distributions(answers),
         "class_f1": plots.class_f1(f1),
+        "subsets": plots.subsets(kept),
+        "noise": plots.noise(noisy),
     }
 
 
@@ -135,3 +142,9 @@ def test_silence_and_a_very_short_sound_have_a_spectrogram():
 def test_column_without_a_value_is_named_as_such():
     figure = plots.distributions(pd.DataFrame({"x": [None, None]}), {"x": "x (s)"})
     assert figure.axes[0].get_title(loc="left") == "none known, 2 missing"
+
+
+def test_curves_of_a_run_without_inner_rows_show_the_loss_alone():
+    history = pd.DataFrame({"epoch": [0, 1, 2], "loss": [1.0, 0.7, 0.6]})
+    draw(plots.curves(history))
+    assert len(plots.curves(history).axes) == 1
