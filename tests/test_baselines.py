@@ -228,3 +228,38 @@ def test_parameters_are_counted(fitted):
     heads = sum((k + 1) * 4 for k in stage.dims.values())
     own = sum(parameter.numel() for parameter in fitted["ecmf"].module_.parameters())
     assert stage.n_parameters == heads and fitted["ecmf"].n_parameters == heads + own
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"epochs": 0}, "epochs=0: expected at least 1"),
+        ({"lr": -1.0}, "lr=-1.0: expected above 0"),
+        ({"batch_size": -3}, "batch_size=-3: expected at least 0"),
+        ({"inner_fraction": 1.5}, "inner_fraction=1.5: expected at least 0 and below 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0: expected at least 0 and below 1"),
+        ({"components": -1}, "components=-1: expected at least 0"),
+        ({"dropout": 1.5}, "model ecmf: dropout=1.5: expected at least 0 and below 1"),
+        ({"device": "tpu"}, "device 'tpu': expected auto, cpu, cuda or cuda:1"),
+        ({"attend": False}, "model ecmf has no setting 'attend'"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_clear_line(wrong, said):
+    with pytest.raises(EcmfError, match=said):
+        baselines.make_model("ecmf", DIMS, 4, **wrong)
+
+
+def test_features_of_other_dimensions_than_announced_are_one_clear_line():
+    data, truth, _, groups = make_branches(60)
+    model = baselines.make_model("attention", DIMS | {"face": 61}, 4)
+    with pytest.raises(EcmfError, match="branch face: 60 dimensions, expected 61"):
+        model.fit(data, one_hot(truth), np.ones(60), groups)
+
+
+def test_the_first_clip_with_nan_is_named():
+    data, truth, _, groups = make_branches(60)
+    there = np.flatnonzero(data.present["face"])
+    data.x["face"][there[[4, 9]], 2] = np.nan
+    for name in ("ecmf", "logreg"):
+        with pytest.raises(EcmfError, match=f"branch face: 2 clips have NaN.*'{data.clip_ids[there[4]]}'"):
+            baselines.make_model(name, DIMS, 4).fit(data, one_hot(truth), np.ones(60), groups)

@@ -10,10 +10,12 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ecmf_utils import encoders, faces, features, media, paths
+from ecmf_utils.store import spans
 
 SEEN = []
 
@@ -329,6 +331,43 @@ def test_frames_come_clip_by_clip(home):
     assert found["c01"] is None and np.array_equal(found["c02"], spell(["bc"])[0])
     with pytest.raises(paths.EcmfError, match="features/text: stored at frame level"):
         features.matrix("p", "text")
+
+
+def test_frames_become_sequences_of_equal_spans(home):
+    extract(clips_of(3, text=["abcd", None, "xy"]), level="frame")
+    loaded = features.load("p", ["text"], ["c02", "c01", "c00"], steps=2)
+    a, x = ord("a"), ord("x")
+    assert loaded.x["text"].shape == (3, 2, 2) and loaded.dims == {"text": 2}
+    assert loaded.x["text"][2, :, 0].tolist() == [a + 0.5, a + 2.5]  # ab, cd
+    assert loaded.x["text"][0, :, 0].tolist() == [x, x + 1]
+    assert loaded.present["text"].tolist() == [True, False, True] and not loaded.x["text"][1].any()
+    longer = features.load("p", ["text"], ["c02"], steps=4).x["text"]
+    assert longer[0, :, 0].tolist() == [x, x, x + 1, x + 1]  # fewer rows than steps: one serves several
+
+
+def test_spans_cover_every_row_once_where_they_divide():
+    rows = np.arange(12, dtype=np.float32)[:, None]
+    assert spans(rows, 4)[:, 0].tolist() == [1, 4, 7, 10]
+    assert spans(rows[:5], 3)[:, 0].tolist() == [0.5, 2, 3.5]  # a row on an edge counts in both
+
+
+def test_an_utterance_vector_is_a_sequence_of_one_step(home):
+    extract(clips_of(2))
+    assert features.load("p", ["text"], steps=8).x["text"].shape == (2, 1, 2)
+
+
+def test_shards_of_different_length_are_one_clear_line(home):
+    for shard in range(2):
+        extract(clips_of(20), shard=shard, n_shards=2)
+    path = file_of(name="001-of-002")
+    table = pq.read_table(path)
+    vectors = [None if v is None else [*v, 0.0] for v in table["vector"].to_pylist()]
+    longer = pa.array(vectors, pa.list_(pa.float32(), 3))
+    at = table.column_names.index("vector")
+    table = table.set_column(at, "vector", longer).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(table, path)
+    with pytest.raises(paths.EcmfError, match="001-of-002.parquet: vectors of 3 dimensions, 2 in the first shard"):
+        features.load("p", ["text"])
 
 
 def test_what_was_not_extracted_names_its_notebook(home):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ecmf_utils.fusion import Ecmf, masked_softmax
+from ecmf_utils.paths import EcmfError
 
 from .made_up import DIMS
 
@@ -34,7 +35,9 @@ def network(**switches):
     return module.eval()
 
 
-SWITCHES = [{}, {"attention": False}, {"residual": False}, {"auxiliary": False}, {"layers": 2}]
+SWITCHES = [
+    {}, {"attention": False}, {"residual": False}, {"auxiliary": False}, {"weighting": False}, {"layers": 2}
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -94,6 +97,19 @@ def test_switches_remove_their_parameters():
     assert {"attend", "lift", "embedding", "project"} <= names
     without = Ecmf(DIMS, 4, attention=False, auxiliary=False).named_parameters()
     assert not {name.split(".")[0] for name, _ in without} & {"attend", "lift"}
+
+
+def test_without_weighting_all_that_are_there_weigh_the_same(inputs):
+    weights = network(weighting=False)(*inputs)["weights"]
+    there = inputs[1].float()
+    torch.testing.assert_close(weights, there / there.sum(1, keepdim=True).clamp_min(1))
+    assert not torch.allclose(network()(*inputs)["weights"], weights)
+
+
+@pytest.mark.parametrize("wrong", [{"heads": 5}, {"width": 0}, {"width": 30}])
+def test_a_width_that_the_heads_do_not_divide_is_one_clear_line(wrong):
+    with pytest.raises(EcmfError, match="expected a width that the heads divide"):
+        Ecmf(DIMS, 4, **wrong)
 
 
 def test_untrained_weights_are_equal(inputs):

@@ -11,8 +11,8 @@ from ecmf_utils.metrics import scores
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
 NAMES = ["neutral", "angry", "happy", "sad"]
-SETTINGS = {"ecmf": {"epochs": 12}, "attention": {"epochs": 12, "hidden": 32}}
-MODELS = ["logreg", "late", "attention", "ecmf"]
+SETTINGS = {"ecmf": {"epochs": 12}, "attention": {"epochs": 12, "hidden": 32}, "experts": {"epochs": 12, "hidden": 32}}
+MODELS = ["logreg", "late", "stacked", "attention", "experts", "ecmf"]
 
 
 @pytest.fixture(scope="module")
