@@ -38,7 +38,7 @@ class BranchHead:
     Attributes
     ----------
     axes : (D, K)
-        Standardised rows times this are K numbers of about unit variance.
+        Standardised rows times this are K principal components, in units of the first one's deviation.
     coef, intercept : (K, C), (C,)
         Those numbers to logits.
     """
@@ -150,9 +150,11 @@ def _head(
     choice, out = best[1:]
     calibrated = softmax_regression(out, targets, weights, CALIBRATION)
     table = _ridge(*whole, values, choice)
-    coef = (table[1:] @ calibrated.coef).astype(np.float32)
+    size = np.sqrt(values[: choice.axes] / values[0])  # a network must not take small axes for as loud as the first
+    coef = (table[1:] @ calibrated.coef / size[:, None]).astype(np.float32)
     intercept = (table[0] @ calibrated.coef + calibrated.intercept).astype(np.float32)
-    used_axes = np.ascontiguousarray(axes[:, : choice.axes])  # in another order sums end in other bits
+    # contiguous: in another order sums end in other bits
+    used_axes = np.ascontiguousarray(axes[:, : choice.axes] * size, dtype=np.float32)
     return BranchHead(used_axes, coef, intercept), calibrated.logits(out), choice
 
 
