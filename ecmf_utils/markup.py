@@ -107,11 +107,11 @@ def align_numbers(source: str) -> str:
         rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
         body = [row for row in rows if any(cell.name == "td" for cell in row)]
         width = max((len(row) for row in body), default=0)
-        for column in range(width):
-            cells = [row[column] for row in body if len(row) == width]
+        for column in range(1, width + 1):  # from the right: a cell over several rows shortens those below it
+            cells = [row[-column] for row in body if len(row) >= column]
             texts = [cell.get_text().strip() for cell in cells]
             if any(texts) and all(NUMBER.fullmatch(text) for text in texts):
-                heads = [row[column] for row in rows if row not in body and len(row) == width]
+                heads = [row[-column] for row in rows if row not in body and len(row) == width]
                 for cell in (*cells, *heads):
                     cell["class"] = [*cell.get("class", []), "num"]
                     del cell["style"]

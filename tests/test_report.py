@@ -216,6 +216,13 @@ def test_numeric_columns_are_marked_and_text_is_not():
     assert marked == ["score", "0", "0.5", "1", "-12.0"]  # the index is a number too
 
 
+def test_numbers_stand_right_below_a_cell_that_spans_rows():
+    frame = pd.DataFrame({"f1": [0.5, 0.6, 0.7]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")]))
+    marked = re.findall(r'class="num">([^<]+)<', markup.clean(frame.to_html()))
+    assert [one for one in marked if one.startswith("0.")] == ["0.5", "0.6", "0.7"]
+
+
+
 # ---- index
 
 
