@@ -209,9 +209,12 @@ def again(recipe: dict[str, Any], branch: str, device: str = "auto") -> Encoder:
     return made
 
 
-def pool(frames: np.ndarray, pooling: str = "mean") -> np.ndarray:
-    """Frame-level rows (T, D) to one vector: mean or max (D,), mean+std (2 D,)."""
+def pool(frames: np.ndarray, pooling: str = "mean", normalise: bool = False) -> np.ndarray:
+    """Frame-level rows (T, D) to one vector: mean or max (D,), mean+std (2 D,); `normalise`: of length one."""
     frames = np.asarray(frames, np.float32)
+    if normalise:
+        vector = pool(frames, pooling)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
     if pooling == "mean":
         return frames.mean(0)
     if pooling == "mean+std":

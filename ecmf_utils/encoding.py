@@ -146,9 +146,7 @@ def _finish(
     if how["level"] == "frame":
         return {"vectors": list(np.asarray(frames, np.float32)), "times": _times(ready, len(frames)),
                 "n_frames": len(frames)}  # fmt: skip
-    vector = encoders.pool(frames, how["pooling"])
-    if encoder.normalise:
-        vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    vector = encoders.pool(frames, how["pooling"], encoder.normalise)
     return {"vector": vector, "n_frames": len(frames)}
 
 

@@ -65,7 +65,7 @@ def encode(
         row, reader = _reader(one, profile, branch, chosen["recipe"], labels, base_url, allow_remote)
         model = encoders.again(chosen["recipe"], branch, device)
         made = features.encode_row(row, model, reader, chosen["recipe"])
-        vector = _pooled(made, chosen["recipe"]["pooling"])
+        vector = _pooled(made, chosen["recipe"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])
         x[branch] = (
             np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
@@ -109,9 +109,9 @@ def _crops(row: dict[str, Any], settings: dict[str, Any]) -> np.ndarray:
     return crops
 
 
-def _pooled(made: dict[str, Any], pooling: str) -> np.ndarray | None:
+def _pooled(made: dict[str, Any], how: dict[str, Any]) -> np.ndarray | None:
     if "vectors" in made:
-        return encoders.pool(np.stack(made["vectors"]), pooling)
+        return encoders.pool(np.stack(made["vectors"]), how["pooling"], how.get("normalise", False))
     return made.get("vector")
 
 

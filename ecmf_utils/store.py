@@ -202,11 +202,11 @@ def pooled(files: list[vectors.VectorFile], chosen: dict[str, Any]) -> tuple[np.
         found, known = filled(files, chosen["dim"])
         return found.astype(np.float32, copy=False), known
     known = np.concatenate([np.empty(0, int), *(file.lengths for file in files)]) > 0
-    out = np.zeros((len(known), chosen["dim"]), np.float32)
+    out, how = np.zeros((len(known), chosen["dim"]), np.float32), chosen["recipe"]
     rows = (one for file in files for _, some in each(file) for one in some)
     for i, found in enumerate(rows):
         if found is not None:
-            out[i] = encoders.pool(found, chosen["recipe"]["pooling"])
+            out[i] = encoders.pool(found, how["pooling"], how.get("normalise", False))
     return out, known
 
 

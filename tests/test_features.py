@@ -333,6 +333,17 @@ def test_frames_come_clip_by_clip(home):
         features.matrix("p", "text")
 
 
+@pytest.mark.parametrize(("pooling", "normalise"), [("mean", True), ("mean+std", False), ("mean+std", True)])
+def test_both_levels_load_as_the_same_vectors(home, pooling, normalise):
+    made = encoder(normalise=normalise)
+    made = replace(made, recipe=made.recipe | ({"normalise": True} if normalise else {}))
+    loaded = []
+    for level in ("utterance", "frame"):
+        features.extract("p", "text", clips_of(), made, read, level=level, pooling=pooling)
+        loaded.append(features.load("p", ["text"]).x["text"])
+    np.testing.assert_allclose(loaded[0], loaded[1], rtol=1e-6)
+
+
 def test_frames_become_sequences_of_equal_spans(home):
     extract(clips_of(3, text=["abcd", None, "xy"]), level="frame")
     loaded = features.load("p", ["text"], ["c02", "c01", "c00"], steps=2)
