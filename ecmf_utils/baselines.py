@@ -18,7 +18,7 @@ from .fusion import Ecmf
 from .learner import TorchClassifier
 from .linear import Scaler, Softmax, out_of_fold, softmax_regression
 from .paths import EcmfError, read_json, show
-from .rows import check_rows
+from .rows import check_rows, check_settings
 
 SEARCH_FOLDS = 3  # inner group folds that choose the strength of a logistic regression
 
@@ -285,9 +285,7 @@ def _network_model(
     own, training = _parameters(network), _parameters(TorchClassifier)
     _refuse_unknown(name, settings, own | training)
     parts = {key: value for key, value in settings.items() if key in own}
-    for key, value in parts.items():
-        if key.endswith("dropout") and not 0 <= value < 1:
-            raise EcmfError(f"model {name}: {key}={value}: expected at least 0 and below 1")
+    check_settings(f"model {name}: ", below_1={key: parts[key] for key in parts if key.endswith("dropout")})
     rest = defaults | {key: value for key, value in settings.items() if key not in own}
     return TorchClassifier(partial(network, n_classes=n_classes, **parts), dims, **rest)
 

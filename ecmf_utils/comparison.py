@@ -13,9 +13,9 @@ from . import baselines, corpus, learning, metrics, runs, spaces, training
 from .features import take
 from .paths import data_dir, read_json
 from .progress import track
+from .study import SEARCHED
 
 TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
-SEARCHED = "-searched"  # ends the name of a model whose settings were searched
 ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "weighting": False, "branch_dropout": 0.0}
 
 

@@ -34,8 +34,9 @@ class Scaler:
         """Learn from the given rows of the given branches; `scale=False` only fills and checks."""
         for branch in branches:
             x, there = _branch(features, branch), rows[features.present[branch][rows]]
-            _require_finite(features, branch, x, there)
-            known = x[there] if scale and len(there) else np.zeros((1, x.shape[-1]), np.float32)
+            found = x[there]
+            _require_finite(features, branch, found, there)
+            known = found if scale and len(there) else np.zeros((1, x.shape[-1]), np.float32)
             known = known.reshape(-1, x.shape[-1])
             deviation = known.std(0, dtype=np.float64)
             self.mean[branch] = known.mean(0, dtype=np.float64).astype(np.float32)
@@ -57,7 +58,7 @@ class Scaler:
                 f"{len(mean)}; extract it with the same recipe or train again"
             )
         there = np.asarray(features.present[branch], bool)[at]
-        _require_finite(features, branch, whole, at[there])
+        _require_finite(features, branch, x[there], at[there])
         scaled = np.clip((x - mean) / self.scale[branch], -CLIP, CLIP)
         return np.where(there.reshape(-1, *[1] * (x.ndim - 1)), scaled, 0).astype(np.float32)
 
@@ -230,9 +231,11 @@ def _branch(features, branch: str) -> np.ndarray:
 
 
 def _require_finite(features, branch: str, x: np.ndarray, rows: np.ndarray) -> None:
-    if np.isfinite(x[rows]).all():
+    """Refuse vectors (n, …) that are not finite; rows (n,) are their positions among the clips."""
+    finite = np.isfinite(x)
+    if finite.all():
         return
-    bad = rows[~np.isfinite(x[rows]).reshape(len(rows), -1).all(1)]
+    bad = rows[~finite.reshape(len(rows), -1).all(1)]
     raise EcmfError(
         f"branch {branch}: {len(bad)} clips have NaN or infinite features, the first is "
         f"{features.clip_ids[bad[0]]!r}; extract it again"

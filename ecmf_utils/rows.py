@@ -8,8 +8,8 @@ from .linear import group_folds
 from .paths import EcmfError
 
 
-def check_settings(**kinds: dict[str, float]) -> None:
-    """One line about the first setting that is out of its range."""
+def check_settings(where: str = "", **kinds: dict[str, float]) -> None:
+    """One line about the first setting that is out of its range; `where` begins it."""
     ranges = {
         "at_least_0": ("at least 0", lambda v: v >= 0), "at_least_1": ("at least 1", lambda v: v >= 1),
         "below_1": ("at least 0 and below 1", lambda v: 0 <= v < 1), "above_0": ("above 0", lambda v: v > 0),
@@ -18,7 +18,7 @@ def check_settings(**kinds: dict[str, float]) -> None:
         words, allowed = ranges[kind]
         for name, value in values.items():
             if not allowed(value):
-                raise EcmfError(f"{name}={value}: expected {words}")
+                raise EcmfError(f"{where}{name}={value}: expected {words}")
 
 
 def inner_split(

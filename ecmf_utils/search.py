@@ -43,7 +43,6 @@ class Searched:
     seed : int
         Of the search. That of `fit` is the seed of the model that is trained in the end, so that fits of
         several seeds that share a journal search once.
-
     trial : mapping, optional
         Settings of the trials only, such as one that makes them cheaper.
 
@@ -62,14 +61,13 @@ class Searched:
     ) -> None:  # fmt: skip
         if n_trials < 1:
             raise EcmfError(f"n_trials={n_trials}: expected at least 1")
-        make(**{name: _first(choices) for name, choices in space.items()})  # a wrong name is told now
+        make(**{name: choices[0] for name, choices in space.items()})  # a wrong name is told now
         self.make, self.space, self.n_trials = make, dict(space), n_trials
         self.n_folds, self.one_fold, self.seed = n_folds, one_fold, seed
         self.trial = dict(trial or {})
         self.journal: Path | None = None
         self.trials_: list[dict[str, Any]] = []
-        inner = make()
-        self.recipe = inner.recipe | {"search": [self.space, n_trials, n_folds, one_fold, seed, self.trial]}
+        self.recipe = make().recipe | {"search": [self.space, n_trials, n_folds, one_fold, seed, self.trial]}
 
     @property
     def history_(self) -> list[dict[str, Any]]:
@@ -162,10 +160,6 @@ def cost(trials: list[dict[str, Any]]) -> dict[str, float]:
     best = max(trials, key=lambda one: one["score"])
     gained = best["score"] - trials[0]["score"]
     return {"trials": len(trials), "seconds": sum(t["seconds"] for t in trials), "inner gain": gained}
-
-
-def _first(choices: Any) -> Any:
-    return choices[0]
 
 
 def _drawn(trial: Any, name: str, choices: Any) -> Any:

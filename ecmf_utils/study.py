@@ -9,7 +9,8 @@ from typing import Any
 from .paths import read_json, reports_dir
 from .results import CLIP_KEYS, SCHEMA_VERSION, identity
 
-OURS, SEARCHED = "ecmf", "-searched"  # what `comparison.plan` calls them
+OURS = "ecmf"
+SEARCHED = "-searched"  # ends the name of a model whose settings were searched
 
 
 def read_members(members: Sequence[str]) -> dict[str, dict[str, Any]]:
