@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import baselines, corpus, learning, metrics, runs, spaces, training
+from . import baselines, corpus, learning, metrics, runs, spaces, training, workers
 from .features import take
 from .paths import data_dir, read_json
 from .progress import track
@@ -71,6 +71,7 @@ def run_plan(
     seeds: Sequence[int],
     epochs: int = 0,
     steps: int = 8,
+    n_workers: int = 1,
 ) -> dict[str, list[dict[str, Any]]]:
     """Run a comparison; what is unchanged since last time is read from disk.
 
@@ -80,20 +81,30 @@ def run_plan(
         Of every network; 0: each one's own.
     steps : int
         Spans of time that models of sequences get, see `features.load`.
+    n_workers : int
+        Processes, a run each; 0: as many as there are processors. The results are the same to the bit.
 
     Returns
     -------
     dict
         Run key to its score rows.
     """
-    done = {}
-    for one in track(planned, len(planned), "compare"):
-        problem, make = _prepared(profile, one, labels, seeds[0], epochs, steps)
-        once = list(seeds) if baselines.is_random(one["base"]) else [seeds[0]]
-        result = runs.cross_validate(profile, one["key"], problem, make, once)
-        done[one["key"]] = runs.score_rows(profile, problem, result, one["model"])
-        runs.save(profile, one["key"], problem, result, done[one["key"]])
-    return done
+    job = partial(_run, profile, labels=labels, seeds=list(seeds), epochs=epochs, steps=steps)
+    queue = planned[::-1]  # searches stand last in a plan and take longest: they must not be what is waited for
+    results = workers.parallel_map(job, queue, n_workers, ahead=len(queue), ordered=False)
+    done = dict(track(results, len(queue), "compare"))
+    return {one["key"]: done[one["key"]] for one in planned}
+
+
+def _run(
+    profile: str, one: dict[str, Any], labels: Sequence[str], seeds: list[int], epochs: int, steps: int
+) -> tuple[str, list[dict[str, Any]]]:
+    problem, make = _prepared(profile, one, labels, seeds[0], epochs, steps)
+    once = seeds if baselines.is_random(one["base"]) else seeds[:1]
+    result = runs.cross_validate(profile, one["key"], problem, make, once)
+    rows = runs.score_rows(profile, problem, result, one["model"])
+    runs.save(profile, one["key"], problem, result, rows)
+    return one["key"], rows
 
 
 def estimate(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, metrics, training
+from . import corpus, metrics, search, training
 from .learning import Problem
 from .paths import data_dir, write_json
 
@@ -63,13 +63,20 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
         known = truth is not None and truth.reindex(ids).notna().all()
         y = truth.reindex(ids).to_numpy(int) if known else problem.test_y[tested]
         wanted.append(("test", "truth" if known else "observed", ids, y, result.test[tested]))
-    about = {"seconds": round(result.seconds, 2), "parameters": _parameters(result)}
+    about = {"seconds": round(result.seconds, 2), "parameters": _parameters(result)} | _searched(result)
     return [_score_row(problem, model, len(result.per_seed), *each) | about for each in wanted]
 
 
 def _parameters(result: training.Run) -> int:
     """Median over the fits: a first stage may cut more axes in one fold than in another."""
     return int(np.median([model.n_parameters for model in result.estimators]))
+
+
+def _searched(result: training.Run) -> dict[str, dict[str, float]]:
+    """What the nested searches of all outer folds have cost; the seeds of a fold share one."""
+    folds = result.estimators[: len(result.estimators) // len(result.per_seed)]
+    found = [model.trials_ for model in folds if isinstance(model, search.Searched)]
+    return {"search": search.cost(found)} if found else {}
 
 
 def _score_row(

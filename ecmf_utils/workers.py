@@ -7,9 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -87,6 +86,7 @@ def parallel_map(
     initializer: Callable[[], None] | None = None,
     chunk: int = 1,
     ahead: int = 0,
+    ordered: bool = True,
 ) -> Iterator[Any]:
     """Apply a function in worker processes, results in the order of the items.
 
@@ -105,6 +105,8 @@ def parallel_map(
     ahead : int
         Chunks that may wait or be at work; 0: a few per worker. More of them bridge a consumer that
         takes many results at once.
+    ordered : bool
+        False: each result as soon as it is there.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def parallel_map(
     )
     with _importable_main():
         try:
-            for results in _in_order(pool, fn, iter(items), max(ahead, n_workers * AHEAD), chunk):
+            for results in _chunks(pool, fn, iter(items), max(ahead, n_workers * AHEAD), chunk, ordered):
                 yield from results
         except BrokenProcessPool as error:
             raise EcmfError(
@@ -136,10 +138,10 @@ def parallel_map(
             pool.shutdown(cancel_futures=True)
 
 
-def _in_order(
-    pool: ProcessPoolExecutor, fn: Callable, items: Iterator, ahead: int, chunk: int
+def _chunks(
+    pool: ProcessPoolExecutor, fn: Callable, items: Iterator, ahead: int, chunk: int, ordered: bool
 ) -> Iterator[list]:
-    waiting: deque[Future] = deque()
+    waiting: list[Future] = []
 
     def submit() -> bool:
         batch = list(islice(items, chunk))
@@ -151,7 +153,9 @@ def _in_order(
     while len(waiting) < ahead and submit():
         pass
     while waiting:
-        yield waiting.popleft().result()
+        first = waiting[0] if ordered else next(as_completed(waiting))
+        waiting.remove(first)
+        yield first.result()
         submit()
 
 
@@ -160,7 +164,7 @@ def _run_chunk(fn: Callable, batch: list) -> list:
 
 
 def _start_worker(parent: int, initializer: Callable[[], None] | None) -> None:
-    os.environ.update(ONE_THREAD)
+    os.environ.update(ONE_THREAD, TQDM_DISABLE="1")  # the parent tells how far all of them are
     die_with_parent(parent)
     if initializer:
         initializer()

@@ -1,11 +1,15 @@
 """Runs: which labels reach which fold, what the truth can reach, what a score row says."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from ecmf_utils import baselines, comparison, corpus, learning, paths, runs, training
 from ecmf_utils.paths import EcmfError, data_dir
+
+from .conftest import build
 
 LABELS = ["neutral", "angry", "happy"]
 BRANCHES = ["face", "audio"]
@@ -129,6 +133,28 @@ def test_a_second_comparison_trains_nothing(profile, monkeypatch):
     assert comparison.run_plan("p", planned, LABELS, [0], 5) == first and not fits
 
 
+def test_several_processes_give_the_same_runs_to_the_bit(home):
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"clip_id": [f"c{i}" for i in range(48)], "split": ["train"] * 36 + ["test"] * 12})
+    rows["label"] = [LABELS[i % 3] for i in range(48)]
+    rows["group"] = rows["speaker"] = [f"{split}{i % 6}" for i, split in enumerate(rows["split"])]
+    rows.to_csv(home / "labels.csv", index=False)
+    for branch in BRANCHES:
+        vectors = np.eye(3)[[i % 3 for i in range(48)]] + rng.normal(0, 0.7, (48, 3))
+        table = pd.DataFrame(vectors).add_prefix("v").assign(clip_id=rows["clip_id"])
+        table.to_csv(home / f"{branch}.csv", index=False)
+    files = {branch: f"{branch}.csv" for branch in BRANCHES}
+    build("p", kind="features", source=home, manifest="labels.csv", labels=LABELS, features=files, n_folds=3)
+    planned = comparison.plan(["late", "attention"], [], "logreg", BRANCHES, False)
+    tables = []
+    for n_workers in (2, 1):
+        done = comparison.run_plan("p", planned, LABELS, [0], 3, n_workers=n_workers)
+        assert list(done) == [one["key"] for one in planned]
+        tables.append([training.read_predictions("p", key) for key in done])
+        shutil.rmtree(data_dir("p") / "runs")
+    assert all(one.equals(other) for one, other in zip(*tables, strict=True))
+
+
 def test_the_plan_names_single_branches_refined_labels_and_ablations_once_each():
     keys = [one["key"] for one in comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
     assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 5 + 2
@@ -155,7 +181,9 @@ def test_a_searched_run_searches_once_a_fold_for_all_seeds_and_is_read_back(prof
     n_folds = len(set(corpus.read_folds("p")["fold"]))
     assert len(fits) == n_folds * (2 + 2)  # two trials and a fit a seed
     assert comparison.run_plan("p", planned, LABELS, [0, 1], 2) == first and len(fits) == n_folds * 4
-    assert first[planned[0]["key"]][0]["model"] == "attention-searched"
+    row = first[planned[0]["key"]][0]
+    assert row["model"] == "attention-searched" and row["search"]["trials"] == 2 * n_folds
+    assert 0 < row["search"]["seconds"] < row["seconds"] and row["search"]["inner_gain"] >= 0
 
 
 def test_the_estimate_counts_every_fit(profile):

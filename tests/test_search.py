@@ -33,8 +33,8 @@ def fit(model, data, rows=slice(None)):
 def test_it_finds_better_settings_than_bad_defaults(data):
     model = fit(searched(12), data)
     assert model.trials_[0]["settings"] == {}  # the defaults come first
-    assert model.best_["strength"] > 1e-5 and search.cost(model.trials_)["inner gain"] > 0.1
-    assert len(model.trials_) == 12 and search.cost(model.trials_)["trials"] == 12
+    assert model.best_["strength"] > 1e-5 and search.cost([model.trials_])["inner_gain"] > 0.1
+    assert len(model.trials_) == 12 and search.cost([model.trials_] * 2)["trials"] == 24
 
 
 def test_no_outer_clip_is_ever_given_to_a_trial(data):

@@ -43,6 +43,11 @@ def refuse(number):
     raise EcmfError(f"no {number}")
 
 
+def slow_if_first(number):
+    time.sleep(0 if number else 3)
+    return number
+
+
 def nap(_):
     time.sleep(60)
 
@@ -61,6 +66,10 @@ def test_results_come_in_the_order_of_the_items(n_workers):
     assert list(workers.parallel_map(square, range(7), n_workers, chunk=2)) == [
         0, 1, 4, 9, 16, 25, 36,
     ]  # fmt: skip
+
+
+def test_unordered_results_come_as_soon_as_they_are_there():
+    assert list(workers.parallel_map(slow_if_first, [0, 1, 2, 3], 2, ahead=4, ordered=False)) == [1, 2, 3, 0]
 
 
 def test_no_items_give_no_results():
