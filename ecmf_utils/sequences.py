@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def steps(x: Tensor) -> Tensor:
@@ -27,19 +28,41 @@ class EarlyLstm(nn.Module):
     def __init__(self, dims: dict[str, int], n_classes: int, hidden: int = 128, dropout: float = 0.5) -> None:
         super().__init__()
         self.branches, self.drop = list(dims), nn.Dropout(dropout)
-        self.lstm = nn.LSTM(sum(dims.values()), hidden, batch_first=True)
+        self.lstm = Lstms([sum(dims.values())], hidden)
         self.classify = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
 
     def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
         joined = torch.cat(_same_length([steps(x[branch]) for branch in self.branches]), dim=-1)
-        _, (last, _) = self.lstm(self.drop(joined))
-        return {"logits": self.classify(self.drop(last[-1]))}
+        (last,), _ = self.lstm([self.drop(joined)])
+        return {"logits": self.classify(self.drop(last))}
 
 
 def _same_length(rows: list[Tensor]) -> list[Tensor]:
     """A branch of one step beside longer ones is repeated."""
     longest = max(row.shape[1] for row in rows)
     return [row.expand(-1, longest, -1) if row.shape[1] == 1 else row for row in rows]
+
+
+class Lstms(nn.Module):
+    """LSTMs side by side, one for each of B sequences (N, T, dim) of the same length."""
+
+    def __init__(self, dims: list[int], hidden: int) -> None:
+        super().__init__()
+        self.see = nn.ModuleList(nn.Linear(dim, 4 * hidden) for dim in dims)
+        self.recall = Linears(len(dims), hidden, 4 * hidden)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(hidden**-0.5), hidden**-0.5)
+
+    def forward(self, rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The last states (B, N, hidden), and the cells (B, N, hidden) before the first and after every step."""
+        seen = torch.stack([see(row) for see, row in zip(self.see, rows, strict=True)])
+        state = seen.new_zeros(len(rows), len(rows[0]), seen.shape[-1] // 4)
+        cells = [state]
+        for now in seen.unbind(2):
+            enter, forget, leave, new = (now + self.recall(state)).chunk(4, dim=-1)
+            cells.append(forget.sigmoid() * cells[-1] + enter.sigmoid() * new.tanh())
+            state = leave.sigmoid() * cells[-1].tanh()
+        return state, cells
 
 
 class MemoryFusion(nn.Module):
@@ -55,7 +78,7 @@ class MemoryFusion(nn.Module):
         super().__init__()
         self.branches, self.hidden, self.memory = list(dims), hidden, memory
         self.drop = nn.Dropout(dropout)
-        self.cells = nn.ModuleList(nn.LSTMCell(dim, hidden) for dim in dims.values())
+        self.lstms = Lstms(list(dims.values()), hidden)
         self._make_fusion(2 * hidden * len(dims), dropout)
         self.classify = nn.Sequential(
             nn.Linear(hidden * len(dims) + memory, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, n_classes)
@@ -69,22 +92,21 @@ class MemoryFusion(nn.Module):
         self.propose = _two_layers(width, 64, self.memory, dropout)
         self.keep, self.take = (_two_layers(width + self.memory, 64, self.memory, dropout) for _ in range(2))
 
-    def fuse(self, before: list[Tensor], after: list[Tensor]) -> Tensor:
-        """What the memory is offered: the cells of two steps (N, 2 B hidden), each number weighed."""
+    def fuse(self, before: Tensor, after: Tensor) -> Tensor:
+        """What the memory is offered: the cells of two steps, each (B, N, hidden), each number weighed."""
         both = torch.cat([*before, *after], dim=1)
         return self.attend(both).softmax(1) * both
 
     def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
         rows = _same_length([self.drop(steps(x[branch])) for branch in self.branches])
-        empty = rows[0].new_zeros(len(rows[0]), self.hidden)
-        states, kept = [(empty, empty)] * len(rows), rows[0].new_zeros(len(rows[0]), self.memory)
-        for t in range(rows[0].shape[1]):
-            new = [cell(row[:, t], state) for cell, row, state in zip(self.cells, rows, states, strict=True)]
-            offered = self.fuse([c for _, c in states], [c for _, c in new])
-            told = torch.cat([offered, kept], dim=1)
-            kept = self.keep(told).sigmoid() * kept + self.take(told).sigmoid() * self.propose(offered).tanh()
-            states = new
-        return {"logits": self.classify(torch.cat([*(h for h, _ in states), kept], dim=1))}
+        (state, cells), n = self.lstms(rows), len(rows[0])
+        before, after = (torch.cat(part, dim=1) for part in (cells[:-1], cells[1:]))  # all steps at once
+        offered = self.fuse(before, after)
+        proposed, kept = self.propose(offered).tanh().split(n), offered.new_zeros(n, self.memory)
+        for step, news in zip(offered.split(n), proposed, strict=True):
+            told = torch.cat([step, kept], dim=1)
+            kept = self.keep(told).sigmoid() * kept + self.take(told).sigmoid() * news
+        return {"logits": self.classify(torch.cat([*state, kept], dim=1))}
 
 
 def _two_layers(dim: int, hidden: int, out: int, dropout: float) -> nn.Sequential:
@@ -112,7 +134,7 @@ class GraphMemoryFusion(MemoryFusion):
         self.efficacy = _two_layers(width, 64, len(self.edges) + len(self.vertices), dropout)
         self._make_memory(wide, dropout)
 
-    def fuse(self, before: list[Tensor], after: list[Tensor]) -> Tensor:
+    def fuse(self, before: Tensor, after: Tensor) -> Tensor:
         """The sum of all vertices by their strengths, (N, 2 hidden)."""
         vertices = [torch.cat(pair, dim=1) for pair in zip(before, after, strict=True)]
         strength = self.efficacy(torch.cat([*before, *after], dim=1)).sigmoid()
@@ -141,48 +163,82 @@ class CrossModal(nn.Module):
         self.shorten = nn.ModuleList(
             nn.Conv1d(dim, width, kernel, padding=kernel // 2, bias=False) for dim in dims.values()
         )
-        self.pairs = [(i, j) for i in range(len(dims)) for j in range(len(dims)) if i != j]
-        self.cross = nn.ModuleList(
-            nn.ModuleList(CrossLayer(width, heads, dropout) for _ in range(layers)) for _ in self.pairs
-        )
-        gathered = width * max(len(dims) - 1, 1)
-        self.own = nn.ModuleList(CrossLayer(gathered, heads, dropout) for _ in dims)
-        total = gathered * len(dims)
+        n = len(dims)
+        self.pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+        self.cross = nn.ModuleList(CrossLayers(len(self.pairs), width, heads, dropout) for _ in range(layers))
+        gathered = width * max(n - 1, 1)
+        self.own = CrossLayers(n, gathered, heads, dropout)
+        total = gathered * n
         self.refine = nn.Sequential(nn.Linear(total, total), nn.ReLU(), nn.Dropout(dropout), nn.Linear(total, total))
         self.classify = nn.Linear(total, n_classes)
 
     def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
-        rows = [self._short(conv, x[branch]) for branch, conv in zip(self.branches, self.shorten, strict=True)]
-        gathered: list[list[Tensor]] = [[] for _ in rows]
-        for (i, j), layers in zip(self.pairs, self.cross, strict=True):
-            seen = rows[i]
-            for layer in layers:
-                seen = layer(seen, rows[j])
-            gathered[i].append(seen)
-        joined = [torch.cat(parts or [rows[i]], dim=-1) for i, parts in enumerate(gathered)]
-        last = torch.cat([layer(one, one)[:, -1] for layer, one in zip(self.own, joined, strict=True)], dim=-1)
-        return {"logits": self.classify(last + self.refine(last))}
+        short = [self._short(conv, x[branch]) for branch, conv in zip(self.branches, self.shorten, strict=True)]
+        rows = torch.stack(_same_length(short))
+        if self.pairs:
+            seen, told = rows[[i for i, _ in self.pairs]], rows[[j for _, j in self.pairs]]
+            for layer in self.cross:
+                seen = layer(seen, told)
+            rows = seen.unflatten(0, (len(rows), -1)).permute(0, 2, 3, 1, 4).flatten(3)
+        last = self.own(rows[:, :, -1:], rows)[:, :, 0]  # only the last step is read, so only it asks
+        joined = torch.cat([*last], dim=-1)
+        return {"logits": self.classify(joined + self.refine(joined))}
 
     def _short(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
         row = conv(self.drop(steps(x)).transpose(1, 2)).transpose(1, 2)
         return row * row.shape[-1] ** 0.5 + positions(row.shape[1], row.shape[2], row.device)
 
 
-class CrossLayer(nn.Module):
-    """A transformer layer whose queries come from one sequence, keys and values from another; norms first."""
+class CrossLayers(nn.Module):
+    """Transformer layers side by side, norms first: queries of one sequence, keys and values of another.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    Each of the P layers has weights of its own; asks (P, N, T, width) and told (P, N, S, width) give (P, N, T, width).
+    """
+
+    def __init__(self, many: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.attend = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.think = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
-        self.drop = nn.Dropout(dropout)
+        self.heads, self.drop = heads, nn.Dropout(dropout)
+        self.norms = nn.ModuleList(Norms(many, width) for _ in range(3))
+        self.ask, self.tell = Linears(many, width, width), Linears(many, width, 2 * width)
+        for weight in [*self.ask.weight.data, *self.tell.weight.data]:
+            nn.init.xavier_uniform_(weight)
+        self.leave = Linears(many, width, width)
+        self.widen, self.narrow = Linears(many, width, 4 * width), Linears(many, 4 * width, width)
 
     def forward(self, asks: Tensor, told: Tensor) -> Tensor:
-        key = self.norms[1](told)
-        seen = self.attend(self.norms[0](asks), key, key, need_weights=False)[0]
-        asks = asks + self.drop(seen)
-        return asks + self.drop(self.think(self.norms[2](asks)))
+        key, value = self.tell(self.norms[1](told)).chunk(2, dim=-1)
+        query = self.ask(self.norms[0](asks))
+        split = [x.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value)]
+        rate = self.drop.p if self.training else 0.0
+        seen = F.scaled_dot_product_attention(*split, dropout_p=rate).transpose(1, 2).reshape(asks.shape)
+        asks = asks + self.drop(self.leave(seen))
+        return asks + self.drop(self.narrow(self.widen(self.norms[2](asks)).relu()))
+
+
+class Linears(nn.Module):
+    """Linear maps side by side, each of its own part: (P, ..., dim) to (P, ..., out)."""
+
+    def __init__(self, many: int, dim: int, out: int) -> None:
+        super().__init__()
+        made = [nn.Linear(dim, out) for _ in range(many)]
+        self.weight = nn.Parameter(torch.stack([one.weight.detach().T for one in made]))
+        self.bias = nn.Parameter(torch.cat([one.bias.detach() for one in made]))  # flat, as biases do not decay
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias.view(len(self.weight), 1, -1)
+        return torch.baddbmm(bias, x.flatten(1, -2), self.weight).view(*x.shape[:-1], -1)
+
+
+class Norms(nn.Module):
+    """Layer norms side by side."""
+
+    def __init__(self, many: int, width: int) -> None:
+        super().__init__()
+        self.shape = (many, 1, 1, width)
+        self.gain, self.bias = nn.Parameter(torch.ones(many * width)), nn.Parameter(torch.zeros(many * width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias.view(self.shape), F.layer_norm(x, x.shape[-1:]), self.gain.view(self.shape))
 
 
 def positions(n_steps: int, width: int, device: torch.device | str = "cpu") -> Tensor:

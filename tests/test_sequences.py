@@ -66,8 +66,7 @@ def test_what_two_branches_only_tell_together_is_learned(name):
 def test_the_memory_sees_the_step_before():
     """Delta memory: what is offered depends on the cells before and after the step (MFN, section 3.2)."""
     module = made("mfn")
-    cells = [torch.randn(5, module.hidden) for _ in DIMS]
-    other = [torch.randn(5, module.hidden) for _ in DIMS]
+    cells, other = torch.randn(2, len(DIMS), 5, module.hidden)
     offered = module.fuse(cells, other)
     assert not torch.allclose(offered, module.fuse(other, other))
     weights = offered / torch.cat([*cells, *other], dim=1)
@@ -85,18 +84,51 @@ def test_an_edge_of_no_strength_carries_nothing():
     module = made("graph_mfn")
     torch.nn.init.zeros_(module.efficacy[-1].weight)
     torch.nn.init.constant_(module.efficacy[-1].bias, -100.0)  # all strengths 0
-    cells = [torch.randn(5, module.hidden) for _ in DIMS]
+    cells = torch.randn(len(DIMS), 5, module.hidden)
     assert module.fuse(cells, cells).abs().max() < 1e-6
 
 
 def test_a_branch_attends_to_another_one_and_to_each_of_its_steps():
-    layer = sequences.CrossLayer(8, 2, 0.0).eval()
-    asks, told = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    layer = sequences.CrossLayers(2, 8, 2, 0.0).eval()
+    asks, told = torch.randn(2, 4, 3, 8), torch.randn(2, 4, 5, 8)
     out = layer(asks, told)
     assert out.shape == asks.shape
-    shuffled = told[:, torch.randperm(5)]
+    shuffled = told[:, :, torch.randperm(5)]
     torch.testing.assert_close(layer(asks, shuffled), out)  # attention itself knows no order
-    assert not torch.allclose(layer(asks, torch.randn(2, 5, 8)), out)
+    assert not torch.allclose(layer(asks, torch.randn(2, 4, 5, 8)), out)
+
+
+def test_layers_side_by_side_are_those_of_pytorch():
+    layer = sequences.CrossLayers(3, 8, 2, 0.0).eval()
+    asks, told = torch.randn(3, 4, 5, 8), torch.randn(3, 4, 6, 8)
+    out = layer(asks, told)
+    for i in range(3):
+        own = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        weights = [layer.ask.weight[i].T, layer.tell.weight[i].T]
+        own.in_proj_weight.data = torch.cat(weights)
+        own.in_proj_bias.data = torch.cat([layer.ask.bias.view(3, -1)[i], layer.tell.bias.view(3, -1)[i]])
+        own.out_proj.weight.data, own.out_proj.bias.data = layer.leave.weight[i].T, layer.leave.bias.view(3, -1)[i]
+        norm = torch.nn.functional.layer_norm
+        key = norm(told[i], (8,))
+        seen = asks[i] + own(norm(asks[i], (8,)), key, key)[0]
+        wide = (norm(seen, (8,)) @ layer.widen.weight[i] + layer.widen.bias.view(3, -1)[i]).relu()
+        torch.testing.assert_close(out[i], seen + wide @ layer.narrow.weight[i] + layer.narrow.bias.view(3, -1)[i])
+
+
+def test_lstms_side_by_side_are_those_of_pytorch():
+    module, x = sequences.Lstms(list(DIMS.values()), 7), list(inputs().values())
+    last, cells = module(x)
+    assert len(cells) == 5 and not cells[0].any()
+    for i, dim in enumerate(DIMS.values()):
+        own = torch.nn.LSTM(dim, 7, batch_first=True)
+        order = [0, 1, 3, 2]  # PyTorch has enter, forget, new, leave
+        parts = [module.see[i].weight, module.recall.weight[i].T, module.see[i].bias, module.recall.bias.view(3, -1)[i]]
+        turned = [torch.cat([part.chunk(4)[k] for k in order]) for part in parts]
+        for name, value in zip(["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"], turned, strict=True):
+            getattr(own, name).data = value
+        _, (state, cell) = own(x[i])
+        torch.testing.assert_close(last[i], state[0])
+        torch.testing.assert_close(cells[-1][i], cell[0])
 
 
 def test_there_is_a_crossmodal_transformer_for_every_ordered_pair():
