@@ -221,6 +221,7 @@ class TorchClassifier:
         best, kept, history = (math.inf, 0), None, []
         for epoch in range(epochs):
             losses = []
+            self.module_.train()
             for i, picked in enumerate(
                 torch.randperm(len(train), generator=order).tensor_split(n_batches)
             ):
@@ -242,7 +243,6 @@ class TorchClassifier:
         return self.network(self.stage_.dims if self.stage_ else self.dims).to(self.device)
 
     def _step(self, optimiser, x, present, said, targets, weights, rows: Tensor) -> Tensor:
-        self.module_.train()
         out = self.module_(_rows(x, rows), present[rows], *_some(said, rows))
         smooth = self.label_smoothing
         aim = (1 - smooth) * targets[rows] + smooth / targets.shape[1]

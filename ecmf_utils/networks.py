@@ -148,6 +148,8 @@ class Misa(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.branches, self.factors = list(dims), (similarity, difference, reconstruction)
+        pairs = list(itertools.combinations(range(len(dims)), 2))
+        self.pairs = [i for i, _ in pairs], [j for _, j in pairs]
         self.project = nn.ModuleList(
             nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, hidden), nn.ReLU(), nn.LayerNorm(hidden))
             for dim in dims.values()
@@ -160,37 +162,37 @@ class Misa(nn.Module):
 
     def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
         projected = [project(x[branch]) for branch, project in zip(self.branches, self.project, strict=True)]
-        own = [layer(row) for row, layer in zip(projected, self.own, strict=True)]
-        shared = [self.shared(row) for row in projected]
-        logits = self.classify(self.attend(torch.stack([*own, *shared], dim=1)).flatten(1))
+        own = torch.stack([layer(row) for row, layer in zip(projected, self.own, strict=True)])
+        shared = self.shared(torch.stack(projected))
+        logits = self.classify(self.attend(torch.cat([own, shared]).transpose(0, 1)).flatten(1))
         if not self.training:
             return {"logits": logits}
-        pairs, ones = list(itertools.combinations(range(len(own)), 2)), list(range(len(own)))
-        alike = sum(moment_discrepancy(shared[i], shared[j]) for i, j in pairs) / max(len(pairs), 1)
-        apart = sum(correlation(own[i], shared[i]) for i in ones) + sum(correlation(own[i], own[j]) for i, j in pairs)
-        decoded = [self.decode[i](own[i] + shared[i]) for i in ones]
-        again = sum(F.mse_loss(decoded[i], projected[i]) for i in ones) / len(ones)
+        one, two = self.pairs
+        alike = moment_discrepancy(shared[one], shared[two]).sum() / max(len(one), 1)
+        apart = correlation(own, shared).sum() + correlation(own[one], own[two]).sum()
+        decoded = [decode(part) for decode, part in zip(self.decode, own + shared, strict=True)]
+        again = F.mse_loss(torch.stack(decoded), torch.stack(projected))
         terms = zip(self.factors, (alike, apart, again), strict=True)
         return {"logits": logits, "penalty": sum(factor * term for factor, term in terms)}
 
 
 def moment_discrepancy(one: Tensor, two: Tensor) -> Tensor:
-    """Central moment discrepancy of two samples (N, D) of values in 0 to 1 (Zellinger et al. 2017)."""
-    centred = [sample - sample.mean(0) for sample in (one, two)]
-    total = _length(one.mean(0) - two.mean(0))
+    """Central moment discrepancy of two samples (..., N, D) of values in 0 to 1 (Zellinger et al. 2017)."""
+    centred = [sample - sample.mean(-2, keepdim=True) for sample in (one, two)]
+    total = _length(one.mean(-2) - two.mean(-2))
     for k in range(2, MOMENTS + 1):
-        total = total + _length((centred[0] ** k).mean(0) - (centred[1] ** k).mean(0))
+        total = total + _length((centred[0] ** k).mean(-2) - (centred[1] ** k).mean(-2))
     return total
 
 
 def _length(vector: Tensor) -> Tensor:
-    return (vector.square().sum() + 1e-12).sqrt()  # the root's slope at 0 is infinite
+    return (vector.square().sum(-1) + 1e-12).sqrt()  # the root's slope at 0 is infinite
 
 
 def correlation(one: Tensor, two: Tensor) -> Tensor:
-    """Mean squared product of the columns of two samples (N, D), centred, their rows of length one."""
-    one, two = (F.normalize(sample - sample.mean(0), dim=1) for sample in (one, two))
-    return (one.T @ two).square().mean()
+    """Mean squared product of the columns of two samples (..., N, D), centred, their rows of length one."""
+    one, two = (F.normalize(sample - sample.mean(-2, keepdim=True), dim=-1) for sample in (one, two))
+    return (one.mT @ two).square().mean((-2, -1))
 
 
 class InfoMax(Encoded):

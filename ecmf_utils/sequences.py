@@ -165,7 +165,8 @@ class CrossModal(nn.Module):
         )
         n = len(dims)
         self.pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
-        self.cross = nn.ModuleList(CrossLayers(len(self.pairs), width, heads, dropout) for _ in range(layers))
+        n_cross = layers if self.pairs else 0
+        self.cross = nn.ModuleList(CrossLayers(len(self.pairs), width, heads, dropout) for _ in range(n_cross))
         gathered = width * max(n - 1, 1)
         self.own = CrossLayers(n, gathered, heads, dropout)
         total = gathered * n
