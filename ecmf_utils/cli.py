@@ -101,8 +101,9 @@ def _export(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from . import report
 
-    params.load_profile(options.profile)
-    moved = report.verify(options.profile)
+    members = params.load_profile(options.profile)["members"]
+    moved = [f"{name}: {line}" for name in members for line in report.verify(name)]
+    moved += [] if members else report.verify(options.profile)
     for line in moved:
         print(line)
     print(f"{options.profile}: {len(moved)} figures moved" if moved else f"{options.profile}: ok")

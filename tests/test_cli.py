@@ -66,6 +66,12 @@ def test_verify_fails_when_a_figure_moved(monkeypatch, capsys):
     assert cli.main(["verify", "tiny"]) == 0
 
 
+def test_verify_of_a_study_is_that_of_its_corpora(monkeypatch, capsys):
+    monkeypatch.setattr(report, "verify", lambda profile: ["moved"] if profile == "more" else [])
+    assert cli.main(["verify", "both"]) == 1
+    assert capsys.readouterr().out.splitlines() == ["more: moved", "both: 1 figures moved"]
+
+
 def test_list_shows_notebooks_and_profiles(notebooks, capsys):
     (notebooks / "profiles" / "broken.yaml").unlink()
     assert cli.main(["list"]) == 0
