@@ -17,6 +17,7 @@ SCORE_KEYS = (
     "model", "branches", "labels", "split", "n", "seeds", "weighted_f1", "ci95", "accuracy",
     "macro_f1", "scored_on",
 )  # fmt: skip
+COST_KEYS = ("seconds", "parameters")  # as far as a row has them
 IDENTITY = ("model", "branches", "labels", "split", "scored_on")
 CLIP_KEYS = ("total", "train", "test", "unlabelled", "problems")
 # a score may differ this much between machines: other BLAS, other thread count, other codec build
@@ -155,7 +156,9 @@ def collect(profile: str) -> dict[str, Any]:
                 }
                 for record in records
             ],
-            "scores": [{key: row[key] for key in SCORE_KEYS} for row in read_scores(profile)],
+            "scores": [
+                {key: row[key] for key in (*SCORE_KEYS, *COST_KEYS) if key in row} for row in read_scores(profile)
+            ],
         }
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .markup import data_uri
+from .results import COST_KEYS
 
 # the first that exists is shown open: test clips and known truth say most
 TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))
@@ -50,6 +51,7 @@ def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         figures = {key: _number(row[key]) for key in ("weighted_f1", "accuracy", "macro_f1")}
         extra = {"interval": _interval(row), "branches": _named(row["branches"], whole)}
+        extra |= {key: f"{round(row[key]):,}" if row.get(key) is not None else "–" for key in COST_KEYS}
         shown.append({**row, **figures, **extra, "best": row["weighted_f1"] == best})
     return shown
 
@@ -57,21 +59,26 @@ def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def difference_rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """ECMF against itself without a part (`parts`) and against other models (`others`).
 
-    Of the first kind of truth that has any, as `TABLES` orders them.
+    `holm` is p corrected for the number of rows. Of the first kind of truth that has any, as `TABLES` orders them.
     """
+    from .metrics import holm  # it brings SciPy's statistics, which few pages need
+
     kinds = ([row for row in rows if (row["split"], row["scored_on"]) == kind] for kind in TABLES)
     chosen = next((some for some in kinds if some), [])
     whole = _whole(chosen)
     chosen.sort(key=lambda row: (_rank(row), row["difference"]))
     shown = [_difference_row(row, whole) for row in chosen]
-    return {
-        "parts": sorted((row for row in shown if row["part"]), key=lambda row: -float(row["difference"])),
-        "others": [row for row in shown if not row["part"]],
-    }
+    parts = sorted((row for row in shown if row["part"]), key=lambda row: -float(row["difference"]))
+    others = [row for row in shown if not row["part"]]
+    for rows in (parts, others):
+        tested = [row for row in rows if row.get("p") is not None]
+        for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+            row["holm"] = f"{p:.3f}"
+    return {"parts": parts, "others": others}
 
 
 def _difference_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:
-    shown = {"interval": _interval(row, "+.3f"), "branches": _named(row["branches"], whole)}
+    shown = {"interval": _interval(row, "+.3f"), "holm": "–", "branches": _named(row["branches"], whole)}
     return {**row, **shown, "difference": f"{row['difference']:+.3f}", "part": _part(row, whole)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .paths import read_json, reports_dir
-from .results import CLIP_KEYS, SCHEMA_VERSION, identity
+from .results import CLIP_KEYS, COST_KEYS, SCHEMA_VERSION, identity
 
 OURS = "ecmf"
 SEARCHED = "-searched"  # ends the name of a model whose settings were searched
@@ -57,7 +57,10 @@ def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         interval = mean_interval([row["weighted_f1"] for row in rows])[1]
         n = sum(row["n"] for row in rows)
-        pooled.append({**rows[0], **figures, "ci95": interval, "n": n, "corpora": len(rows)})
+        known = [key for key in COST_KEYS if all(key in row for row in rows)]
+        figures |= {key: round(mean_interval([row[key] for row in rows])[0]) for key in known}
+        about = {key: value for key, value in rows[0].items() if key not in COST_KEYS}
+        pooled.append({**about, **figures, "ci95": interval, "n": n, "corpora": len(rows)})
     return pooled
 
 
@@ -68,7 +71,8 @@ def differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     -------
     list of dict
         What the other row is about, `ours` (the labels ECMF was trained on), difference (weighted
-        F1), ci95 ([low, high], a t-interval over corpora, or None) and the number of corpora.
+        F1), ci95 ([low, high], a t-interval over corpora, or None), p (of that t-test, two-sided, or
+        None) and the number of corpora.
     """
     grouped: dict[tuple[str, ...], list[float]] = {}
     for part in parts:
@@ -83,7 +87,7 @@ def differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (model, branches, labels, split, scored_on, own), values in grouped.items():
         mean, interval = mean_interval(values)
         about = {"model": model, "branches": branches.split("+"), "labels": labels, "split": split}
-        figures = {"difference": mean, "ci95": interval, "corpora": len(values)}
+        figures = {"difference": mean, "ci95": interval, "p": p_value(values), "corpora": len(values)}
         found.append({**about, "scored_on": scored_on, "ours": own, **figures})
     return found
 
@@ -113,3 +117,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, list[float] | None]:
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
     return mean, [mean - half, mean + half]
+
+
+def p_value(values: Sequence[float]) -> float | None:
+    """Two-sided t-test that the mean over corpora is 0; None for a single corpus."""
+    from scipy.stats import ttest_1samp
+
+    if len(values) < 2 or None in values:
+        return None
+    if len(set(values)) == 1:  # no spread at all: certain, one way or the other
+        return float(values[0] == 0)
+    return float(ttest_1samp(values, 0.0).pvalue)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from scipy.stats import ttest_1samp
 
 from ecmf_utils import markup, pages, report, results
 from ecmf_utils.paths import (
@@ -330,17 +331,20 @@ def test_study_pools_its_members(home):
     for number, f1 in enumerate([0.6, 0.7, 0.8]):
         name = f"s{number}"
         corpus(name)
-        scores(score(f1=f1), score("logreg", f1 - 0.1 + 0.01 * number), profile=name)
+        cost = {"seconds": 2 + number} | ({"parameters": 5} if number < 2 else {})
+        scores(score(f1=f1, **cost), score("logreg", f1 - 0.1 + 0.01 * number), profile=name)
         report.build_index(name)
     page = report.build_index("all", members=["s0", "s1", "s2", "s3"])
     found = read_json(page.parent / "results.json")
     ours = next(row for row in found["scores"] if row["model"] == "ecmf")
     assert ours["weighted_f1"] == pytest.approx(0.7) and ours["n"] == 300
+    assert ours["seconds"] == 3 and "parameters" not in ours  # s2 does not know how many
     assert ours["ci95"] == pytest.approx(
         [0.7 - 4.3027 * 0.1 / 3**0.5, 0.7 + 4.3027 * 0.1 / 3**0.5], abs=1e-3
     )
     (difference,) = found["differences"]
     assert difference["difference"] == pytest.approx(0.09)
+    assert difference["p"] == pytest.approx(ttest_1samp([0.1, 0.09, 0.08], 0).pvalue)
     assert "s3 has not run" in page.read_text()
 
 
@@ -363,9 +367,9 @@ def test_a_study_says_what_each_part_adds(home):
     tables = {title.text: title.find_next("table") for title in text.find_all("h3")}
     parts = [[cell.text for cell in row.find_all("td")] for row in tables["What each part adds"].find_all("tr")[1:]]
     assert parts == [
-        ["refined instead of given labels", "+0.100", "+0.100 to +0.100", "3"],
-        ["face (branch)", "+0.040", "+0.015 to +0.065", "3"],
-        ["branch dropout", "-0.010", "-0.010 to -0.010", "3"],
+        ["refined instead of given labels", "+0.100", "+0.100 to +0.100", "0.000", "3"],
+        ["face (branch)", "+0.040", "+0.015 to +0.065", "0.020", "3"],  # t-test with two degrees of freedom
+        ["branch dropout", "-0.010", "-0.010 to -0.010", "0.000", "3"],
     ]
     others = tables["ECMF against the others"].text
     assert "logreg" in others and "ecmf" not in others
