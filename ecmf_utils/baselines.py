@@ -184,7 +184,7 @@ class StackedFusion:
 
 
 # how the official toolkit trains; more patience found the same epochs on three generated corpora
-FIELD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-5, "batch_size": 32, "epochs": 100, "patience": 12}
+FIELD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-5, "batch_size": 32, "epochs": 100, "patience": 8}
 # name: network, and the training settings that differ from the learner's defaults
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "ecmf": (Ecmf, {"components": 256}),

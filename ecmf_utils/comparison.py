@@ -13,8 +13,9 @@ from . import baselines, corpus, learning, metrics, runs, spaces, training, work
 from .features import take
 from .paths import data_dir, read_json
 from .progress import track
-from .study import SEARCHED
+from .study import OURS, SEARCHED
 
+FEW, TYPICAL = 4, 36  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
 TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
 ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "weighting": False, "branch_dropout": 0.0}
 
@@ -117,6 +118,8 @@ def estimate(
 ) -> pd.DataFrame:
     """What a comparison will take if nothing of it is on disk: one fit of every model, times their number.
 
+    Of networks that stop early only a few epochs are timed, and `TYPICAL` ones counted.
+
     Returns
     -------
     DataFrame
@@ -125,19 +128,30 @@ def estimate(
     rows: dict[str, dict[str, float]] = {}
     for one in planned:
         if one["base"] not in rows:
-            problem, make = _prepared(profile, one | {"trials": 0}, labels, seeds[0], epochs, steps)
-            fold = int(problem.fold[problem.fold >= 0].min())
-            train = training.training_rows(problem.fold, problem.group, fold)
-            data = (problem.targets[fold][train], problem.weights[fold][train], problem.group[train])
             for _ in range(1 if rows else 2):  # the very first fit also imports what training needs
-                start = time.perf_counter()
-                make().fit(take(problem.data, train), *data, seed=seeds[0])
-            rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": time.perf_counter() - start}
+                seconds, n_folds = _timed(profile, one, labels, seeds[0], epochs, steps)
+            rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": seconds}
         n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
         rows[one["base"]]["runs"] += 1
-        rows[one["base"]]["fits"] += len(problem.targets) * (n_seeds + one["trials"])
+        rows[one["base"]]["fits"] += n_folds * (n_seeds + one["trials"])
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
     return table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
+
+
+def _timed(
+    profile: str, one: dict[str, Any], labels: Sequence[str], seed: int, epochs: int, steps: int
+) -> tuple[float, int]:
+    """Seconds of a fit of one fold, and how many folds there are."""
+    whole = (epochs or TYPICAL) if baselines.has_epochs(one["base"]) and one["base"] != OURS else 0
+    short = {"refit": False, "patience": FEW} if whole > FEW else {}
+    planned = one | {"trials": 0, "settings": one["settings"] | short}
+    problem, make = _prepared(profile, planned, labels, seed, FEW if short else epochs, steps)
+    fold = int(problem.fold[problem.fold >= 0].min())
+    train = training.training_rows(problem.fold, problem.group, fold)
+    data = (problem.targets[fold][train], problem.weights[fold][train], problem.group[train])
+    start = time.perf_counter()
+    make().fit(take(problem.data, train), *data, seed=seed)
+    return (time.perf_counter() - start) * (whole / FEW if short else 1), len(problem.targets)
 
 
 def _prepared(

@@ -1,6 +1,7 @@
 """Runs: which labels reach which fold, what the truth can reach, what a score row says."""
 
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -194,6 +195,22 @@ def test_the_estimate_counts_every_fit(profile):
     n_folds = len(set(corpus.read_folds("p")["fold"]))
     assert dict(table["fits"]) == {"late": 2 * n_folds, "attention": n_folds * (2 + 2 + 3)}
     assert (table["minutes"] >= 0).all() and (table["seconds a fit"] > 0).all()
+
+
+def test_the_estimate_times_a_few_epochs_and_counts_as_many_as_are_usual(profile, monkeypatch):
+    planned, asked = comparison.plan(["attention"], [], "", BRANCHES, False), []
+    fit = baselines.TorchClassifier.fit
+
+    def watched(self, *args, **kwargs):
+        start = time.perf_counter()
+        fit(self, *args, **kwargs)
+        asked.append((self.epochs, self.refit, time.perf_counter() - start))
+
+    monkeypatch.setattr(baselines.TorchClassifier, "fit", watched)
+    row = comparison.estimate("p", planned, LABELS, [0]).loc["attention"]
+    epochs, refit, seconds = asked[-1]
+    assert (epochs, refit) == (comparison.FEW, False)
+    assert row["seconds a fit"] == pytest.approx(seconds * comparison.TYPICAL / comparison.FEW, rel=0.5)
 
 
 @pytest.mark.parametrize(
