@@ -24,7 +24,7 @@ from .paths import EcmfError, data_dir, digest, write_json
 TINY = "tiny"
 PACKAGE = Path(__file__).resolve().parent
 # Modules that decide how a notebook runs but not what comes out: editing them reruns nothing.
-MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "shards", "workers"}
+MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "shards", "workers", "index", "results"}
 # Parameters that change how fast a notebook runs, not what comes out of it.
 EXECUTION = {"n_workers", "workers"}
 

@@ -139,6 +139,14 @@ def test_fingerprint_follows_imports_of_imports(notebooks, package):
     assert notebook.fingerprint("12") == before[1]
 
 
+@pytest.mark.parametrize("name", ["00_start_here", "22_extract_scene"])
+def test_how_the_index_page_looks_decides_nothing_that_a_notebook_computes(name, monkeypatch):
+    followed, module = [], notebook._module
+    monkeypatch.setattr(notebook, "_module", lambda one: followed.append(one) or module(one))
+    notebook.fingerprint(name)
+    assert not {"index", "results", "scoreboard"} & set(followed) and "report" in followed
+
+
 def test_fingerprint_covers_resources_but_not_the_machinery(notebooks, package):
     make_notebook(notebooks, "11_more", "from ecmf_utils.a import f")
     before = notebook.fingerprint("11")
