@@ -153,7 +153,7 @@ def peak_memory(counts: Sequence[int], name: str) -> pd.DataFrame:
     DataFrame
         clips, peak (MiB), ratio to the first.
     """
-    peaks = [list(workers.parallel_map(partial(_extract_made_up, name=name), [n], 2))[0] for n in counts]
+    peaks = [workers.alone(partial(_extract_made_up, name=name), n) for n in counts]
     table = pd.DataFrame({"clips": counts, "peak (MiB)": peaks})
     return table.assign(ratio=table["peak (MiB)"] / peaks[0])
 

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, cross, features, labelset
+from .linear import EXTRA
 from .paths import EcmfError, data_dir, read_parquet
-
-PSEUDO = -2  # fold of clips that may join every training set and are never scored
 
 
 @dataclass
@@ -160,7 +159,7 @@ def load_problem(
     extra = [i for i in _pseudo_ids(refined, train) if i not in known] if refined is not None else []
     ids = [*folds.index, *extra]
     given = train["label"].reindex(folds.index).map(becomes).map(code).to_numpy(int)
-    fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), PSEUDO)])
+    fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), EXTRA)])
     targets, weights = {}, {}
     for k in sorted(set(folds)):
         targets[k], weights[k] = _targets(ids, given, refined, k, list(labels))

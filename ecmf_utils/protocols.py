@@ -123,7 +123,7 @@ def _ours(source: Source, trials: int, settings: dict[str, Any], seed: int) -> d
     return {"CPU s": spent, "test": found[0], "reported": found[1], "settled": found[1], "optimism": 0.0}
 
 
-def _alone(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
+def _with_peak(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
     return side(seed) | {"peak (MiB)": benchmark.peak_mib()}
 
 
@@ -183,4 +183,4 @@ def _one_fit(source: Source, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def _run(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
-    return list(workers.parallel_map(partial(_alone, side), [seed], 2))[0]
+    return workers.alone(partial(_with_peak, side), seed)

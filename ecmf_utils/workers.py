@@ -138,6 +138,11 @@ def parallel_map(
             pool.shutdown(cancel_futures=True)
 
 
+def alone(fn: Callable[[Any], Any], item: Any) -> Any:
+    """Call a function in a process of its own, so that its memory and its processor time are its own."""
+    return list(parallel_map(fn, [item], 2))[0]
+
+
 def _chunks(
     pool: ProcessPoolExecutor, fn: Callable, items: Iterator, ahead: int, chunk: int, ordered: bool
 ) -> Iterator[list]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import baselines, comparison, corpus, learning, paths, runs, training
+from ecmf_utils import baselines, comparison, corpus, learning, linear, paths, runs, training
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .conftest import build
@@ -98,7 +98,7 @@ def test_pseudo_labelled_clips_join_the_training_and_are_never_scored(profile):
     refine(profile, {})
     problem = learning.load_problem("p", BRANCHES, LABELS, "refined")
     extra = problem.data.clip_ids.index("c78")
-    assert problem.fold[extra] == learning.PSEUDO and problem.weights[0][extra] == 0.5
+    assert problem.fold[extra] == linear.EXTRA and problem.weights[0][extra] == 0.5
     assert len(problem.given) == 60 and extra >= 60
 
 
