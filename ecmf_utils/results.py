@@ -179,7 +179,8 @@ def reference_path(profile: str) -> Path:
 def write_reference(profile: str, tolerances: dict[str, float] | None = None) -> Path:
     """Make the present `results.json` of a profile the one that `verify` compares with."""
     fresh = _read_results(profile)
-    kept = {key: fresh[key] for key in ("schema_version", "profile", "clips", "scores")}
+    kept = {key: fresh[key] for key in ("schema_version", "profile", "clips")}
+    kept["scores"] = [{key: row[key] for key in SCORE_KEYS} for row in fresh["scores"]]  # costs are another machine's
     return paths.write_json(
         reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept}
     )
