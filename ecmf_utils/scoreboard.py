@@ -11,8 +11,9 @@ from .results import COST_KEYS
 
 # the first that exists is shown open: test clips and known truth say most
 TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))
-SINGLE = "Ordered by weighted F1. One corpus and overlapping intervals do not tell models apart."
-POOLED = "Means over the corpora, with a t-interval over them, ordered by weighted F1."
+COST = "Parameters are those of one fit, seconds those of all fits on one core."
+SINGLE = f"Ordered by weighted F1. One corpus and overlapping intervals do not tell models apart. {COST}"
+POOLED = f"Means over the corpora, with a t-interval over them, ordered by weighted F1. {COST}"
 LABELS = ("given", "refined", "truth")  # that a model was trained on, in the order shown
 SPLIT_WORDS = {"test": "Test clips", "oof": "Training clips, out-of-fold"}
 TRUTH_WORDS = {"truth": "the known truth", "observed": "the labels as given"}
