@@ -5,6 +5,7 @@ READY := .venv/.ready
 SANITISE := tests/nbval.cfg
 # Stored outputs are compared with those of the same instructions: others round otherwise, which 24 clips show.
 SAME := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+NBVAL := TQDM_DISABLE=1 $(SAME) $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE)
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce study test test-all lab clean lint
@@ -31,11 +32,11 @@ lint: $(READY)
 
 test: lint
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile
-	@TQDM_DISABLE=1 $(SAME) $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks
+	@$(NBVAL) notebooks
 
 test-all: lint
 	@$(BIN)/python -m pytest tests -m "slow or not slow"
-	@TQDM_DISABLE=1 $(SAME) $(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-sanitize-with $(SANITISE) notebooks
+	@$(NBVAL) notebooks
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -183,7 +183,7 @@ class StackedFusion:
         return np.tile(np.log(np.maximum(self.prior_, 1e-6)), (n, len(self.dims), 1))
 
 
-# how the official toolkit trains; more patience found the same epochs on three generated corpora
+# how the official toolkit trains; a patience of 12 found the same epoch as 8 in 23 of 24 fits on the demo corpus
 FIELD: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-5, "batch_size": 32, "epochs": 100, "patience": 8}
 # name: network, and the training settings that differ from the learner's defaults
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
