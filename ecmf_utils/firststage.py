@@ -95,7 +95,7 @@ class FirstStage:
         honest = np.zeros((len(rows), len(self.branches), targets.shape[1]), np.float32)
         for i, branch in enumerate(self.branches):
             there = np.flatnonzero(features.present[branch][rows])
-            x = scaler.apply_branch(features, branch, rows[there])
+            x = scaler.apply_branch(features, branch, rows[there]).astype(np.float64)
             data = (x, targets[there], weights[there], folds[there])
             found, logits, self.chosen_[branch] = _head(*data, self.components)
             self.heads_[branch] = found
@@ -131,7 +131,7 @@ def _head(
         return BranchHead(np.zeros((x.shape[1], 1), np.float32), np.zeros((1, n_classes), np.float32),
                           np.zeros(n_classes, np.float32)), np.zeros((len(x), n_classes)), Choice(1, 1.0)  # fmt: skip
     axes, values = principal_axes(x, min(most, max(AXES)))
-    z = np.hstack([np.ones((len(x), 1), np.float32), x @ axes])
+    z = np.hstack([np.ones((len(x), 1)), x @ axes])
     used = [fold for fold in range(folds.max() + 1) if (folds == fold).any() and (folds != fold).any()]
     sums = {fold: _normal(z[folds == fold], targets[folds == fold], weights[folds == fold]) for fold in used}
     whole = _normal(z, targets, weights)
@@ -159,26 +159,30 @@ def _head(
 
 
 def principal_axes(x: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Axes (D, K) of the most variance of rows (N, D), and the variances (K,); x @ axes has unit variance."""
+    """Axes (D, K) of the most variance of rows (N, D), and the variances (K,); x @ axes has unit variance.
+
+    An axis points where its few large entries do: left to the solver, signs would differ between processors.
+    """
     n, dim = x.shape
     if dim <= n:
         values, vectors = eigh(x.T @ x, subset_by_index=[max(0, dim - most), dim - 1])
     else:  # in the space that the rows span
         values, vectors = eigh(x @ x.T, subset_by_index=[max(0, n - most), n - 1])
-    values, vectors = values[::-1].astype(np.float64), vectors[:, ::-1]
+    values, vectors = values[::-1], vectors[:, ::-1]
     kept = values > max(values[0], 1e-12) * 1e-6
     values, vectors = values[kept], vectors[:, kept]
     if not kept.any():
-        return np.zeros((dim, 1), np.float32), np.ones(1)
+        return np.zeros((dim, 1)), np.ones(1)
     if dim > n:
         vectors = x.T @ (vectors / np.sqrt(values))
-    return (vectors / np.sqrt(values / n)).astype(np.float32), values / n
+    vectors = np.where((vectors**3).sum(0) < 0, -vectors, vectors)
+    return vectors / np.sqrt(values / n), values / n
 
 
 def _normal(z: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
     """Both sides of the normal equations."""
     weighted = z * weights[:, None]
-    return [(weighted.T @ z).astype(np.float64), (weighted.T @ targets).astype(np.float64)]
+    return [weighted.T @ z, weighted.T @ targets]
 
 
 def _ridge(left: np.ndarray, right: np.ndarray, values: np.ndarray, choice: Choice) -> np.ndarray:

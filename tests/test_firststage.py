@@ -1,5 +1,10 @@
 """The first stage: axes, heads and honest logits of every branch, against scikit-learn and against leaks."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -110,3 +115,31 @@ def test_it_is_applied_in_pieces_that_change_nothing(monkeypatch):
 def test_no_more_axes_than_asked_for():
     data, truth, _, groups = make_branches(120)
     assert max(fitted(data, truth, groups, components=10)[0].dims.values()) <= 10
+
+
+FITS = """
+import json
+import numpy as np
+from ecmf_utils.baselines import make_model
+from ecmf_utils.features import Features
+rng = np.random.default_rng(3)
+truth = np.arange(18) % 3
+dims = {"face": 300, "audio": 60, "text": 384}
+x = {b: (rng.normal(size=(3, d))[truth] * 0.2 + rng.normal(size=(18, d))).astype(np.float32) for b, d in dims.items()}
+data = Features([str(i) for i in range(18)], x, {b: np.ones(18, bool) for b in x}, dims)
+model = make_model("ecmf", data.dims, 3, epochs=8)
+given = np.where(rng.random(18) < 0.4, (truth + 1) % 3, truth)
+model.fit(data, np.eye(3, dtype=np.float32)[given], np.ones(18, np.float32), np.arange(18) // 3, seed=0)
+print(json.dumps(model.predict(data)[0].tolist()))
+"""
+
+
+def test_few_rows_give_the_same_predictions_with_other_matrix_kernels():
+    """Every processor has its own; rounding must not decide where an axis points or how many are kept."""
+    found = []
+    for kernel in ("Haswell", "Sandybridge", "Nehalem"):  # older than any x86 machine that runs torch 2; else ignored
+        done = subprocess.run([sys.executable, "-c", FITS], env={**os.environ, "OPENBLAS_CORETYPE": kernel},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        found.append(json.loads(done.stdout))
+    np.testing.assert_allclose(found[1], found[0], atol=5e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=5e-6)
