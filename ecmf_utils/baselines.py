@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from .fusion import Ecmf
 from .learner import TorchClassifier
 from .linear import Scaler, Softmax, out_of_fold, softmax_regression
 from .paths import EcmfError, read_json, show
-from .rows import check_rows, check_settings
+from .rows import check_kinds, check_rows, check_settings, declared_settings
 
 SEARCH_FOLDS = 3  # inner group folds that choose the strength of a logistic regression
 
@@ -217,7 +216,7 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
     dims : dict
         Branch to number of dimensions, in order.
     **settings
-        Of the model, and for `attention` and `ecmf` also of its training (see `TorchClassifier`).
+        Of the model, and of a network also those of its training (see `TorchClassifier`).
 
     Returns
     -------
@@ -228,7 +227,7 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
     Raises
     ------
     EcmfError
-        An unknown model or setting; the known ones are listed.
+        An unknown model or setting (the known ones are listed), or a value of another kind.
     """
     if name not in NETWORKS and name not in LINEAR:
         known = ", ".join(sorted({**NETWORKS, **LINEAR}))
@@ -236,7 +235,7 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
     if not dims:
         raise EcmfError(f"model {name}: no branch to learn from; name at least one in `branches`")
     if name in LINEAR:
-        _refuse_unknown(name, settings, _parameters(LINEAR[name]))
+        check_kinds(f"model {name}", settings, declared_settings(LINEAR[name]))
         model = LINEAR[name](dims, n_classes, **settings)
     else:
         model = _network_model(name, dims, n_classes, settings)
@@ -282,25 +281,14 @@ def _network_model(
     name: str, dims: dict[str, int], n_classes: int, settings: dict[str, Any]
 ) -> Any:
     network, defaults = NETWORKS[name]
-    own, training = _parameters(network), _parameters(TorchClassifier)
-    _refuse_unknown(name, settings, own | training)
+    own, training = declared_settings(network), declared_settings(TorchClassifier)
+    check_kinds(f"model {name}", settings, own | training)
     parts = {key: value for key, value in settings.items() if key in own}
-    check_settings(f"model {name}: ", below_1={key: parts[key] for key in parts if key.endswith("dropout")})
+    sizes = {key: value for key, value in parts.items() if type(value) is int}
+    shares = {key: value for key, value in parts.items() if key.endswith("dropout")}
+    check_settings(f"model {name}: ", at_least_1=sizes, below_1=shares)
     rest = defaults | {key: value for key, value in settings.items() if key not in own}
     return TorchClassifier(partial(network, n_classes=n_classes, **parts), dims, **rest)
-
-
-def _parameters(kind: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(kind).parameters) - {"network", "dims", "n_classes"}
-
-
-def _refuse_unknown(name: str, settings: dict[str, Any], known: set[str]) -> None:
-    for key in settings:
-        if key not in known:
-            raise EcmfError(
-                f"model {name} has no setting {key!r}: "
-                f"expected {', '.join(sorted(known)) or 'none'}"
-            )
 
 
 def _regression(x, targets, weights, groups, strength: float | None) -> tuple[Softmax, float]:

@@ -7,11 +7,13 @@ import difflib
 import io
 import json
 import math
+import operator
 import os
 import re
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +138,17 @@ def coerce(value: Any, parameter: Parameter, where: str = "") -> Any:
         return _fit(value, ast.parse(parameter.kind, mode="eval").body, parameter.default)
     except ValueError:
         head = f"{where}: " if where else ""
+        how = ' (as JSON: {"name": value})' if parameter.kind.startswith("dict") else ""
         raise EcmfError(
-            f"{head}parameter {parameter.name} is {parameter.kind}, which {value!r} is not"
+            f"{head}parameter {parameter.name} is {parameter.kind}{how}, which {value!r} is not"
         ) from None
 
 
 def _fit(value: Any, kind: ast.expr, default: Any = None) -> Any:
     if isinstance(kind, ast.BinOp):
         return _first_fit(value, [kind.left, kind.right], default)
+    if isinstance(kind, ast.Compare):
+        return _in_range(value, kind)
     if isinstance(kind, ast.Constant) and kind.value is None:
         kind = ast.Name("None")
     name = ast.unparse(kind.value if isinstance(kind, ast.Subscript) else kind).split(".")[-1]
@@ -159,6 +164,17 @@ def _fit(value: Any, kind: ast.expr, default: Any = None) -> Any:
     if name not in SCALARS:
         raise ValueError
     return SCALARS[name](value)
+
+
+def _in_range(value: Any, kind: ast.Compare) -> Any:
+    """A number within bounds: `int >= 1`, `0 <= float < 1`."""
+    parts = [kind.left, *kind.comparators]
+    found = _fit(value, next(part for part in parts if isinstance(part, ast.Name)))
+    numbers = [found if isinstance(part, ast.Name) else ast.literal_eval(part) for part in parts]
+    within = [WITHIN[type(op)](*pair) for op, pair in zip(kind.ops, pairwise(numbers), strict=True)]
+    if not all(within):
+        raise ValueError
+    return found
 
 
 def _inner(kind: ast.expr) -> list[ast.expr]:
@@ -188,12 +204,7 @@ def _choice(value: Any, choices: Sequence[Any]) -> Any:
 
 def _list(value: Any, inner: Sequence[ast.expr], default: Any) -> list[Any]:
     if isinstance(value, str):
-        text = value.strip()
-        value = (
-            json.loads(text)
-            if text.startswith("[")
-            else [v.strip() for v in text.split(",") if text]
-        )
+        value = _items(value.strip())
     if not isinstance(value, list | tuple):
         raise ValueError
     kinds = (
@@ -202,6 +213,18 @@ def _list(value: Any, inner: Sequence[ast.expr], default: Any) -> list[Any]:
     if not inner and len(kinds) == 1:  # a bare `list`: what its default holds says of what
         inner = [ast.Name(kinds.pop())]
     return [_fit(item, inner[0]) if inner else item for item in value]
+
+
+def _items(text: str) -> Any:
+    """A list as JSON, or names between commas, in brackets or not."""
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            if not text.endswith("]") or set(text) & set("\"'{}"):
+                raise
+            text = text[1:-1]
+    return [item.strip() for item in text.split(",") if text]
 
 
 def _none(value: Any) -> None:
@@ -247,6 +270,7 @@ def _dict(value: Any) -> dict[str, Any]:
     return value
 
 
+WITHIN = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
 SCALARS = {
     "str": _str, "int": _int, "float": _float, "bool": _bool, "dict": _dict, "Dict": _dict,
     "None": _none, "NoneType": _none, "Any": lambda value: value,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import baselines, corpus, learning, metrics, runs, spaces, training, workers
 from .features import take
-from .paths import data_dir, read_json
+from .paths import EcmfError
 from .progress import track
 from .study import OURS, SEARCHED
 
@@ -35,6 +35,9 @@ def plan(
     added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
     searched : models whose settings are searched with `n_trials` trials in every outer fold, on refined labels.
     """
+    searched = list(searched)
+    if searched and n_trials < 1:
+        raise EcmfError(f"searched_models={', '.join(searched)} with n_trials={n_trials}: expected at least 1 trial")
     rows = [_planned(model, branches, "given") for model in models]
     rows += [_planned(model, branches, "refined") for model in refined]
     rows += [_planned(single, [branch], "given") for branch in branches] if single else []
@@ -169,14 +172,6 @@ def _prepared(
     return problem, baselines.maker(*about, **settings)
 
 
-def finished(profile: str, key: str) -> list[dict[str, Any]]:
-    """The score rows that a run left."""
-    return read_json(
-        data_dir(profile) / "runs" / key / "scores.json",
-        made_by=f"`ecmf run 50 --profile {profile}`",
-    )
-
-
 def shown_split(scores: pd.DataFrame) -> str:
     """Where runs are compared: on test clips, or out-of-fold where the corpus has no labelled ones."""
     return "test" if (scores["split"] == "test").any() else "oof"
@@ -210,7 +205,7 @@ def paired(
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
     tables = {
-        name: training.read_predictions(profile, name).set_index("clip_id").pipe(lambda t: t[t["role"] == role])
+        name: runs.read_predictions(profile, name).set_index("clip_id").pipe(lambda t: t[t["role"] == role])
         for name in [key, *others]
     }
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]

@@ -286,6 +286,10 @@ def _order(
     if wanted is None or wanted == found:
         return found, slice(None)
     place = {clip_id: i for i, clip_id in enumerate(found)}
+    if len(place) < len(found):
+        twice = next(clip_id for i, clip_id in enumerate(found) if place[clip_id] != i)
+        again = f"run {_maker(profile, branch, chosen)} again"
+        raise paths.EcmfError(f"features/{branch}: clip {twice!r} has more than one row: {again}")
     absent = [clip_id for clip_id in wanted if clip_id not in place]
     if absent:
         raise paths.EcmfError(

@@ -16,6 +16,7 @@ from .firststage import FirstStage
 from .linear import Scaler
 from .metrics import scores
 from .optimisation import (
+    Diverged,
     choose_device,
     cross_entropy,
     parameter_groups,
@@ -228,7 +229,7 @@ class TorchClassifier:
                 set_rate(optimiser, schedule((epoch + i / n_batches) / self.epochs, self.warmup))
                 rows = self._tensor(train[picked.numpy()])
                 losses.append(self._step(optimiser, x, present, said, targets, weights, rows))
-            history.append({"epoch": epoch, "loss": float(torch.stack(losses).mean())})
+            history.append({"epoch": epoch, "loss": self._finite(torch.stack(losses).mean())})
             history[-1] |= self._inner_scores(x, present, said, targets, weights, self._tensor(inner))
             value = history[-1].get("inner_loss", -epoch)
             if value < best[0]:
@@ -258,9 +259,14 @@ class TorchClassifier:
         self.module_.eval()
         with torch.inference_mode():
             logits = self.module_(_rows(x, rows), present[rows], *_some(said, rows))["logits"]
-            loss = cross_entropy(logits, targets[rows], weights[rows])
+            loss = self._finite(cross_entropy(logits, targets[rows], weights[rows]))
         f1 = scores(targets[rows].argmax(1).cpu(), logits.softmax(-1).cpu())["weighted_f1"]
-        return {"inner_loss": float(loss), "inner_f1": f1}
+        return {"inner_loss": loss, "inner_f1": f1}
+
+    def _finite(self, loss: Tensor) -> float:
+        if not torch.isfinite(loss):
+            raise Diverged(f"training diverged, the loss is {float(loss)}: lower the learning rate (lr={self.lr:g})")
+        return float(loss)
 
     def _inputs(self, features) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """What the network gets of each branch, which branches are there, and what their heads say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from . import corpus, cross, features, labelset
 from .linear import EXTRA
-from .paths import EcmfError, data_dir, read_parquet
+from .paths import EcmfError, data_dir, read_parquet, show
 
 
 @dataclass
@@ -138,9 +139,10 @@ def load_problem(
         A label outside the label set, or branches that the two profiles encode differently.
     """
     source = train_profile or profile
-    twice = [branch for branch in branches if list(branches).count(branch) > 1]
-    if twice:
-        raise EcmfError(f"branches: {twice[0]} is named twice; another encoder's vectors need a name of their own")
+    if twice := _twice(branches):
+        raise EcmfError(f"branches: {twice} is named twice; another encoder's vectors need a name of their own")
+    if twice := _twice(labels):
+        raise EcmfError(f"labels: {twice} is named twice")
     if train_profile == profile:
         raise EcmfError(f"train_profile={train_profile}: expected another profile than the one that is tested")
     if train_profile:
@@ -149,6 +151,7 @@ def load_problem(
     train = corpus.read_clips(source).set_index("clip_id") if train_profile else clips
     becomes = labelset.becomes(source, train, labels, label_map or {})
     folds = corpus.read_folds(source).set_index("clip_id")["fold"]
+    _check_folds(source, folds, train)
     folds = folds[train["label"].reindex(folds.index).map(becomes).notna()]
     known = cross.in_both(train, clips) if train_profile else set()
     folds = folds[~folds.index.isin(known)]
@@ -182,6 +185,23 @@ def load_problem(
         becomes,
         len(known),
     )
+
+
+def _twice(names: Sequence[str]) -> str:
+    """The first name that stands twice."""
+    return next((name for name, n in Counter(names).items() if n > 1), "")
+
+
+def _check_folds(profile: str, folds: pd.Series, clips: pd.DataFrame) -> None:
+    """Every clip in one fold, and none that is held out from all of them."""
+    where = f"{show(data_dir(profile))}/folds.parquet"
+    again = f"run `ecmf run 00 --profile {profile}` again"
+    if twice := _twice(list(folds.index)):
+        raise EcmfError(f"{where}: clip {twice!r} stands there twice; {again}")
+    split = clips["split"].reindex(folds.index)
+    if len(odd := split[split != "train"]):
+        what = f"a {odd.iloc[0]} clip" if isinstance(odd.iloc[0], str) else "no clip of the corpus"
+        raise EcmfError(f"{where}: {odd.index[0]!r} is {what}, expected training clips; {again}")
 
 
 def _held_out(clips: pd.DataFrame, code: dict[str, int], cross: bool) -> tuple[pd.DataFrame, np.ndarray]:

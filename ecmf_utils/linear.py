@@ -40,7 +40,7 @@ class Scaler:
             known = known.reshape(-1, x.shape[-1])
             deviation = known.std(0, dtype=np.float64)
             self.mean[branch] = known.mean(0, dtype=np.float64).astype(np.float32)
-            self.scale[branch] = np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
+            self.scale[branch] = np.where(deviation > _still(deviation), deviation, 1).astype(np.float32)
         return self
 
     def apply(self, features) -> dict[str, np.ndarray]:
@@ -219,6 +219,12 @@ def _row_space(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return np.zeros((len(x), 1)), np.zeros((x.shape[1], 1))
     root = np.sqrt(values[kept])
     return vectors[:, kept] * root, x.T @ (vectors[:, kept] / root)
+
+
+def _still(deviation: np.ndarray) -> float:
+    """What a dimension must vary by: 1e-6, and less where the whole branch is of smaller numbers."""
+    moving = deviation[deviation > 0]
+    return 1e-6 * min(1.0, float(np.median(moving))) if len(moving) else 0.0
 
 
 def _branch(features, branch: str) -> np.ndarray:

@@ -17,6 +17,10 @@ from .paths import EcmfError
 from .threads import blas
 
 
+class Diverged(EcmfError):
+    """The loss of a training is no longer a number."""
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean cross-entropy of logits (..., C) against distributions (..., C)."""
     losses = -(targets * F.log_softmax(logits, -1)).sum(-1)

@@ -160,7 +160,10 @@ def read_parquet(path: Path | str, made_by: str = "", columns: Sequence[str] | N
 
 def parquet_metadata(path: Path | str) -> dict[str, Any]:
     """The metadata that `write_parquet` put into the header."""
-    return json.loads((pq.read_schema(path).metadata or {}).get(b"ecmf", b"{}"))
+    try:
+        return json.loads((pq.read_schema(path).metadata or {}).get(b"ecmf", b"{}"))
+    except pa.ArrowInvalid as error:
+        raise EcmfError(f"{show(path)}: not a Parquet file ({error}); delete it and run again") from error
 
 
 def _require(path: Path, made_by: str) -> None:

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
 import numpy as np
 
 from .linear import group_folds
 from .paths import EcmfError
+
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def declared_settings(model: Callable[..., Any]) -> dict[str, Any]:
+    """Names and defaults of the settings of a model; what it is made for is none."""
+    found = inspect.signature(model).parameters.items()
+    return {key: p.default for key, p in found if key not in ("network", "dims", "n_classes")}
+
+
+def check_kinds(where: str, settings: dict[str, Any], declared: dict[str, Any]) -> None:
+    """One line about the first setting that does not exist, or is not of the kind of its default."""
+    for key, value in settings.items():
+        if key not in declared:
+            raise EcmfError(f"{where} has no setting {key!r}: expected {', '.join(sorted(declared)) or 'none'}")
+        default = 1.0 if declared[key] is None else declared[key]  # None: a number that is chosen where none is given
+        fits = isinstance(value, (int, float) if type(default) is float else type(default))
+        fits &= isinstance(value, bool) == isinstance(default, bool)
+        if value is not declared[key] and not (fits and (isinstance(value, str) or isfinite(value))):
+            raise EcmfError(f"{where}: {key}={value!r}: expected {WORDS[type(default)]}")
 
 
 def check_settings(where: str = "", **kinds: dict[str, float]) -> None:

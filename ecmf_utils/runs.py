@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import corpus, metrics, search, training
+from . import corpus, learning, metrics, paths, search, training
 from .learning import Problem
-from .paths import data_dir, write_json
+from .paths import EcmfError, data_dir, read_json, write_json
+
+ROLES = ("oof", "test", "unlabelled")
 
 
 def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: Sequence[int]) -> training.Run:
@@ -40,6 +43,37 @@ def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: S
         result.test = np.empty((0, result.oof.shape[1]))
         result.test_weights = None if result.oof_weights is None else result.oof_weights[:0]
     return result
+
+
+def finished(
+    profile: str, key: str, branches: Sequence[str], labels: Sequence[str]
+) -> tuple[list[dict[str, Any]], Problem]:
+    """The score rows that a run left, and what it has learned from.
+
+    Raises
+    ------
+    EcmfError
+        There is no such run, or branches, features, labels or folds are others by now: 50 has to run again.
+    """
+    folder, again = data_dir(profile) / "runs" / key, f"`ecmf run 50 --profile {profile}`"
+    rows = read_json(folder / "scores.json", again)
+    used = rows[0]["branches"]
+    if list(used) != list(branches):
+        raise EcmfError(
+            f"{paths.show(folder)}: trained on the branches {', '.join(used)}, expected {', '.join(branches)}: "
+            f"run {again} with the same branches"
+        )
+    problem = learning.load_problem(profile, branches, labels, rows[0]["labels"])
+    if read_json(folder / training.RUN, again).get("seen") != _seen(problem):
+        raise EcmfError(
+            f"{paths.show(folder)}: made from other features, labels or folds than there are now: run {again} again"
+        )
+    return rows, problem
+
+
+def _seen(problem: Problem) -> str:
+    given = (problem.targets.__getitem__, problem.weights.__getitem__, problem.fold, problem.group)
+    return training.seen_by(problem.data, *given, problem.test)
 
 
 # ---- scores
@@ -126,7 +160,7 @@ def save(profile: str, key: str, problem: Problem, result: training.Run, rows: l
     role = problem.clips["split"].reindex(problem.test.clip_ids).to_numpy(object)
     if problem.train_profile:  # every clip of the other corpus is a test clip
         role = np.where(problem.test_y >= 0, "test", "unlabelled")
-    training.save_predictions(
+    save_predictions(
         profile,
         key,
         problem.labels,
@@ -142,3 +176,47 @@ def save(profile: str, key: str, problem: Problem, result: training.Run, rows: l
 
 def _stack(result: training.Run) -> np.ndarray | None:
     return None if result.oof_weights is None else np.concatenate([result.oof_weights, result.test_weights])
+
+
+def save_predictions(
+    profile: str,
+    run: str,
+    labels: Sequence[str],
+    branches: Sequence[str],
+    clip_ids: Sequence[str],
+    roles: Sequence[str],
+    proba: np.ndarray,
+    weights: np.ndarray | None,
+    seeds: int,
+) -> Path:
+    """Write `data/<profile>/predictions/<run>.parquet`, one row per clip and role.
+
+    Parameters
+    ----------
+    roles : sequence of str (N,)
+        `oof`, `test` or `unlabelled` for every clip.
+    proba, weights : float arrays, shape (N, C) and (N, B), weights may be None
+    seeds : int
+        How many were averaged.
+    """
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise EcmfError(
+            f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}"
+        )
+    table = pd.DataFrame({"clip_id": list(clip_ids), "role": list(roles)})
+    table[[f"p_{label}" for label in labels]] = np.asarray(proba, float)
+    table["predicted"] = np.array(list(labels), dtype=object)[np.asarray(proba).argmax(1)]
+    if weights is not None:
+        table[[f"w_{branch}" for branch in branches]] = np.asarray(weights, float)
+    info = {"run": run, "labels": list(labels), "branches": list(branches)}
+    return paths.write_parquet(table.assign(seeds=int(seeds)), _predictions(profile, run), info)
+
+
+def read_predictions(profile: str, run: str) -> pd.DataFrame:
+    """The table that `save_predictions` wrote."""
+    return paths.read_parquet(_predictions(profile, run), "50_train_fusion or 51_compare_runs")
+
+
+def _predictions(profile: str, run: str) -> Path:
+    return paths.data_dir(profile) / "predictions" / f"{run}.parquet"

@@ -6,6 +6,8 @@ outer fold only: what it tries is scored on inner group folds of these, and the 
 
 from __future__ import annotations
 
+import itertools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from .checkpoints import INFO
 from .features import take
 from .linear import group_folds
 from .metrics import scores
+from .optimisation import Diverged
 from .paths import EcmfError
 from .rows import check_rows
 
@@ -94,7 +97,10 @@ class Searched:
             for held in self.inner_folds_:
                 rest = np.setdiff1d(rows, held)
                 model = self.make(**settings, **self.trial)
-                model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
+                try:
+                    model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
+                except Diverged:  # these settings are no good, others may be
+                    return 0.0
                 proba = model.predict(take(features, held))[0]
                 found.append(scores(targets[held].argmax(1), proba)["weighted_f1"])
             return float(np.mean(found))
@@ -151,8 +157,24 @@ class Searched:
         if self.journal is None:
             return optuna.storages.InMemoryStorage()
         self.journal.parent.mkdir(parents=True, exist_ok=True)
+        _mend(self.journal)
         backend = optuna.storages.journal.JournalFileBackend(str(self.journal))
         return optuna.storages.JournalStorage(backend)
+
+
+def _mend(journal: Path) -> None:
+    """Cut a journal before its first broken line, which a kill or a full disk left: that trial is made again."""
+    lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
+    whole = list(itertools.takewhile(_is_entry, lines))
+    if len(whole) < len(lines):
+        paths.write_atomic(journal, lambda tmp: Path(tmp).write_bytes(b"".join(whole)))
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def cost(searches: Sequence[list[dict[str, Any]]]) -> dict[str, float]:

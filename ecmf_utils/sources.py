@@ -209,7 +209,10 @@ def _again(again: pd.DataFrame, rows: pd.DataFrame, file: str, found: Findings) 
 
 def _with_split(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
     """A known split for each row: what it says, else train where there is a label."""
-    known = rows["split"].isin(SPLITS)
+    rows = rows.assign(split=rows["split"].map(lambda name: name.strip().lower() if isinstance(name, str) else name))
+    known, names = rows["split"].isin(SPLITS), ", ".join(map(repr, rows["split"].dropna().unique()[:5]))
+    if names and not known.any():
+        raise EcmfError(f"{rows['file'].iloc[0]}: column split holds {names}: expected {', '.join(SPLITS)}")
     default = rows["label"].notna().map({True: "train", False: "unlabelled"})
     for i in rows.index[~known & rows["split"].notna()]:
         text = f"split {rows.at[i, 'split']!r}, expected one of {', '.join(SPLITS)}; taken as {default[i]}"
@@ -217,14 +220,12 @@ def _with_split(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
         rows.at[i, "problem"] = ";".join(filter(None, [rows.at[i, "problem"], "unknown_split"]))
     split = rows["split"].where(known, default)
     split = split.where((split != "train") | rows["label"].notna(), "unlabelled")  # nothing to learn from
-    group = rows["group"].where(rows["group"].notna(), rows["speaker"])
-    return rows.assign(split=split, group=group)
+    return rows.assign(split=split, group=rows["group"].where(rows["group"].notna(), rows["speaker"]))
 
 
 def _named(rows: pd.DataFrame, base: Path, follow_links: bool) -> tuple[dict[str, Medium], dict[str, Medium]]:
     """The files that rows name, by clip; each folder is listed once."""
-    root, folders = str(base.resolve()), {}
-    made: list[dict[str, Medium]] = []
+    root, folders, made = str(base.resolve()), {}, []
     for column in ("video", "audio"):
         named = rows[["name", column]].dropna().itertuples(index=False, name=None)
         media = {name: _on_disk(os.path.join(root, path), root, follow_links, folders) for name, path in named}

@@ -25,11 +25,10 @@ from .progress import track
 from .search import Searched
 
 __all__ = [
-    "EXTRA", "ROLES", "Run", "TorchClassifier", "cross_validate", "predict_heads", "predict_mean", "predict_without",
-    "read_predictions", "save_predictions", "training_rows",
+    "EXTRA", "Run", "TorchClassifier", "cross_validate", "predict_heads", "predict_mean", "predict_without", "seen_by",
+    "training_rows",
 ]  # fmt: skip
 
-ROLES = ("oof", "test", "unlabelled")
 FIT, RUN = "fit.json", "run.json"
 PerFold = Callable[[int], np.ndarray] | np.ndarray
 
@@ -123,7 +122,9 @@ def cross_validate(
         if test_features is not None and len(test_features):
             tests.append(model.predict(test_features))
     if keep:
-        paths.write_json(Path(keep) / RUN, {"fits": [f"seed{s}-fold{f}" for s, f in jobs]})
+        fits = [f"seed{s}-fold{f}" for s, f in jobs]
+        seen = seen_by(features, targets, weights, folds, groups, test_features)
+        paths.write_json(Path(keep) / RUN, {"fits": fits, "branches": list(features.x), "seen": seen})
     run.per_seed = [one.proba for one in oofs]
     run.oof, run.oof_weights = _mean([(one.proba, one.weights) for one in oofs])
     if tests:
@@ -131,6 +132,17 @@ def cross_validate(
         each = len(held_out)
         run.test_per_seed = [_mean(tests[i : i + each])[0] for i in range(0, len(tests), each)]
     return run
+
+
+def seen_by(
+    features: Features, targets: PerFold, weights: PerFold, folds: np.ndarray, groups: np.ndarray,
+    test_features: Features | None = None,
+) -> str:  # fmt: skip
+    """A digest of all that `cross_validate` is given: what else has one has seen other data."""
+    folds = np.asarray(folds)
+    labels = [_at(values, fold) for fold in sorted({*folds[folds >= 0]}) for values in (targets, weights)]
+    known = [_digest_features(part) for part in (features, test_features) if part is not None]
+    return paths.digest(known, _digest_arrays(folds, np.asarray(groups, dtype=object).astype(str), *labels))
 
 
 def predict_mean(
@@ -152,46 +164,6 @@ def predict_heads(estimators: Sequence[Any], features: Features) -> np.ndarray |
     """Mean probabilities (N, B, C) of the heads of several fitted models, NaN where a branch is absent."""
     found = [model.predict_heads(features) for model in estimators]
     return None if found[0] is None else np.mean(found, axis=0)
-
-
-def save_predictions(
-    profile: str,
-    run: str,
-    labels: Sequence[str],
-    branches: Sequence[str],
-    clip_ids: Sequence[str],
-    roles: Sequence[str],
-    proba: np.ndarray,
-    weights: np.ndarray | None,
-    seeds: int,
-) -> Path:
-    """Write `data/<profile>/predictions/<run>.parquet`, one row per clip and role.
-
-    Parameters
-    ----------
-    roles : sequence of str (N,)
-        `oof`, `test` or `unlabelled` for every clip.
-    proba, weights : float arrays, shape (N, C) and (N, B), weights may be None
-    seeds : int
-        How many were averaged.
-    """
-    unknown = sorted(set(roles) - set(ROLES))
-    if unknown:
-        raise EcmfError(
-            f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}"
-        )
-    table = pd.DataFrame({"clip_id": list(clip_ids), "role": list(roles)})
-    table[[f"p_{label}" for label in labels]] = np.asarray(proba, float)
-    table["predicted"] = np.array(list(labels), dtype=object)[np.asarray(proba).argmax(1)]
-    if weights is not None:
-        table[[f"w_{branch}" for branch in branches]] = np.asarray(weights, float)
-    info = {"run": run, "labels": list(labels), "branches": list(branches)}
-    return paths.write_parquet(table.assign(seeds=int(seeds)), _predictions(profile, run), info)
-
-
-def read_predictions(profile: str, run: str) -> pd.DataFrame:
-    """The table that `save_predictions` wrote."""
-    return paths.read_parquet(_predictions(profile, run), "50_train_fusion or 51_compare_runs")
 
 
 @dataclass
@@ -229,7 +201,7 @@ def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> 
         if folder is not None:
             (folder / FIT).unlink(missing_ok=True)  # it vouches for what lies beside it
             model.save(folder)
-            paths.write_json(folder / FIT, found)
+            paths.write_json(folder / FIT, found | {"files": _files(folder)})
     run.seconds += found["seconds"]
     run.estimators.append(model)
     run.histories.append([{**row, "fold": fold, "seed": seed} for row in model.history_])
@@ -237,13 +209,21 @@ def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> 
 
 
 def _saved(folder: Path | None, digest: str) -> dict[str, Any] | None:
+    """The record of a fit on disk, if it is of this recipe and data and its files are as they were left."""
     if folder is None or not (folder / FIT).exists():
         return None
     try:
         found = paths.read_json(folder / FIT)
     except EcmfError:  # a broken record is no record: the fit is made again
         return None
-    return found if found.get("digest") == digest else None
+    whole = isinstance(found, dict) and found.get("digest") == digest and found.get("files") == _files(folder)
+    return found if whole else None
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Hashes of a saved model's files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FIT)
+    return {path.relative_to(folder).as_posix(): paths.file_hash(path) for path in files}
 
 
 def _check_folds(folds: np.ndarray, groups: np.ndarray) -> list[int]:
@@ -269,10 +249,6 @@ def _mean(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     weights = [w for _, w in pairs if w is not None]
     return np.mean([p for p, _ in pairs], axis=0), np.mean(weights, axis=0) if weights else None
-
-
-def _predictions(profile: str, run: str) -> Path:
-    return paths.data_dir(profile) / "predictions" / f"{run}.parquet"
 
 
 def _code() -> str:

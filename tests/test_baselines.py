@@ -242,6 +242,14 @@ def test_parameters_are_counted(fitted):
         ({"dropout": 1.5}, "model ecmf: dropout=1.5: expected at least 0 and below 1"),
         ({"device": "tpu"}, "device 'tpu': expected auto, cpu, cuda or cuda:1"),
         ({"attend": False}, "model ecmf has no setting 'attend'"),
+        ({"attention": "no"}, "model ecmf: attention='no': expected True or False"),
+        ({"residual": 1}, "residual=1: expected True or False"),
+        ({"lr": "fast"}, "lr='fast': expected a number"),
+        ({"lr": float("nan")}, "lr=nan: expected a number"),
+        ({"dropout": None}, "dropout=None: expected a number"),
+        ({"patience": 1.5}, "patience=1.5: expected a whole number"),
+        ({"layers": -1}, "layers=-1: expected at least 1"),
+        ({"device": False}, "device=False: expected a text"),
     ],
 )
 def test_a_setting_out_of_range_is_one_clear_line(wrong, said):

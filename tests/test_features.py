@@ -221,6 +221,21 @@ def test_a_missing_or_stale_shard_is_one_clear_line(home):
         extract(clips_of(), shard=2, n_shards=2)
 
 
+def test_a_clip_with_two_rows_is_refused(home):
+    extract(clips_of(3))
+    whole = pq.read_table(file_of())
+    pq.write_table(pa.concat_tables([whole, whole.slice(1, 1)]), file_of())
+    with pytest.raises(paths.EcmfError, match="features/text: clip 'c01' has more than one row: run 24_extract_text"):
+        features.load("p", ["text"], clip_ids=["c00", "c01", "c02"])
+
+
+def test_a_broken_file_is_named(home):
+    extract(clips_of(3))
+    file_of().write_bytes(file_of().read_bytes()[:1000])
+    with pytest.raises(paths.EcmfError, match=r"000-of-001.parquet: not a Parquet file .* delete it and run again"):
+        features.load("p", ["text"])
+
+
 def test_frame_level_files_hold_rows_and_their_times(home, tmp_path):
     frames = [np.full((32, 32, 3), 40 * i, np.uint8) for i in range(1, 6)]
     video = media.write_clip(tmp_path / "v.mp4", frames, 5)

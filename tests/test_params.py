@@ -43,6 +43,11 @@ def profile(notebooks, name, text):
         ("Literal['mean', 'max']", "mean", "max", "max"),
         ("Literal[1, 2]", 1, "2", 2),
         ("list[int] | None", None, "1,2", [1, 2]),
+        ("list", [], "[attention, residual]", ["attention", "residual"]),
+        ("list", [], "[]", []),
+        ("list[Literal['a', 'b']]", [], "b", ["b"]),
+        ("int >= 1", 1, "1", 1),
+        ("0 <= float < 1", 0.5, "0.99", 0.99),
     ],
 )
 def test_value_takes_the_declared_type(kind, default, given, expected):
@@ -58,6 +63,8 @@ def test_value_takes_the_declared_type(kind, default, given, expected):
         ("float", "nan"), ("float", "inf"), ("float", True), ("bool", "yes"), ("bool", 1),
         ("str", 7), ("str", None), ("list", 3), ("list[int]", "1,b"), ("list", "[1"),
         ("dict", "[1]"), ("dict", "{"), ("Literal['mean', 'max']", "median"), ("int | None", ""),
+        ("int >= 1", "0"), ("int >= 1", "1.5"), ("0 <= float < 1", "1"), ("0 <= float < 1", -0.1),
+        ("list[Literal['a', 'b']]", "c"), ("list", '["a]'), ("list", "[a"),
     ],
 )  # fmt: skip
 def test_value_of_another_type_is_refused_by_name(kind, given):

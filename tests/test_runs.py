@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import baselines, comparison, corpus, learning, linear, paths, runs, training
+from ecmf_utils import baselines, comparison, corpus, learning, linear, paths, runs
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .conftest import build
@@ -151,7 +151,7 @@ def test_several_processes_give_the_same_runs_to_the_bit(home):
     for n_workers in (2, 1):
         done = comparison.run_plan("p", planned, LABELS, [0], 3, n_workers=n_workers)
         assert list(done) == [one["key"] for one in planned]
-        tables.append([training.read_predictions("p", key) for key in done])
+        tables.append([runs.read_predictions("p", key) for key in done])
         shutil.rmtree(data_dir("p") / "runs")
     assert all(one.equals(other) for one, other in zip(*tables, strict=True))
 
@@ -244,11 +244,82 @@ def test_a_branch_named_twice_is_refused(profile):
         learning.load_problem("p", ["face", "audio", "face"], LABELS, "given")
 
 
+def test_a_label_named_twice_is_refused(profile):
+    with pytest.raises(EcmfError, match="labels: angry is named twice"):
+        learning.load_problem("p", BRANCHES, ["angry", *LABELS], "given")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"clip_id": "c70", "fold": 0}, "folds.parquet: 'c70' is a test clip, expected training clips; run `ecmf"),
+        ({"clip_id": "c999", "fold": 0}, "'c999' is no clip of the corpus"),
+        ({"clip_id": "c3", "fold": 0}, "clip 'c3' stands there twice"),
+    ],
+)
+def test_folds_that_do_not_fit_the_corpus_are_refused(profile, row, said):
+    folds = pd.concat([corpus.read_folds("p"), pd.DataFrame([row])])
+    paths.write_parquet(folds, data_dir("p") / "folds.parquet")
+    with pytest.raises(EcmfError, match=said):
+        learning.load_problem("p", BRANCHES, LABELS, "given")
+
+
+def trained(branches=BRANCHES, labels="given"):
+    """A run as notebook 50 leaves it."""
+    problem = learning.load_problem("p", branches, LABELS, labels)
+    result = runs.cross_validate("p", "ecmf", problem, baselines.maker("late", problem.data.dims, 3), [0])
+    rows = runs.score_rows("p", problem, result, "ecmf")
+    runs.save("p", "ecmf", problem, result, rows)
+    return rows
+
+
+def test_a_finished_run_comes_with_what_it_has_learned_from(profile):
+    rows = trained()
+    found, problem = runs.finished("p", "ecmf", BRANCHES, LABELS)
+    assert found == rows and problem.trained_on == "given"
+
+
+def test_a_run_on_other_branches_is_not_compared(profile):
+    trained(["audio"])
+    with pytest.raises(EcmfError, match="runs/ecmf: trained on the branches audio, expected face, audio: run `ecmf"):
+        runs.finished("p", "ecmf", BRANCHES, LABELS)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_run_on_vectors_that_have_changed_since_is_not_compared(profile, monkeypatch, split):
+    trained()
+    load, moved = learning.features.load, profile.index[profile["split"] == split][0]
+
+    def other(_, branches, clip_ids=None, steps=0):
+        found = load(_, branches, clip_ids=clip_ids)
+        for at in [found.clip_ids.index(moved)] if moved in found.clip_ids else []:
+            found.x["face"][at] += 1e-3
+        return found
+
+    monkeypatch.setattr(learning.features, "load", other)
+    with pytest.raises(EcmfError, match="made from other features, labels or folds than there are now"):
+        runs.finished("p", "ecmf", BRANCHES, LABELS)
+
+
+def test_a_run_on_labels_that_were_refined_again_is_not_compared(profile):
+    refine(profile, {})
+    trained(labels="refined")
+    runs.finished("p", "ecmf", BRANCHES, LABELS)
+    refine(profile, {("c0", 1): "happy", ("c0", 0): "happy", ("c0", 2): "happy"})
+    with pytest.raises(EcmfError, match="run `ecmf run 50 --profile p` again"):
+        runs.finished("p", "ecmf", BRANCHES, LABELS)
+
+
+def test_models_to_search_without_a_trial_are_refused():
+    with pytest.raises(EcmfError, match="searched_models=logreg with n_trials=0"):
+        comparison.plan([], [], "", BRANCHES, False, searched=["logreg"], n_trials=0)
+
+
 def test_a_pair_of_equal_runs_differs_by_nothing(profile):
     planned = comparison.plan(["late"], [], "", BRANCHES, False)
     comparison.run_plan("p", planned, LABELS, [0], 5)
     key = planned[0]["key"]
-    table = training.read_predictions("p", key)
+    table = runs.read_predictions("p", key)
     paths.write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
     row = comparison.paired("p", key, ["twin"], LABELS).loc["twin"]
     assert row["difference"] == row["low"] == row["high"] == 0
@@ -283,7 +354,7 @@ def test_another_corpus_is_learned_from_and_every_clip_of_this_one_is_tested(oth
     row = [r for r in runs.score_rows("p", problem, result, "late") if r["split"] == "test"][0]
     assert row["weighted_f1"] > 0.7 and row["train_profile"] == "q" and row["n"] == 78
     runs.save("p", "x", problem, result, [row])
-    assert (training.read_predictions("p", "x").query("role == 'test'")["clip_id"]).size == 78
+    assert (runs.read_predictions("p", "x").query("role == 'test'")["clip_id"]).size == 78
 
 
 def test_labels_without_counterpart_are_left_out_and_told(other):
@@ -326,3 +397,23 @@ def test_scores_that_are_too_good_out_of_fold_are_doubted():
     rows = [{"split": "oof", "weighted_f1": 0.99}, {"split": "test", "weighted_f1": 0.76}]
     assert comparison.doubt(rows).startswith("Do not believe the out-of-fold scores: they are 0.23 above test")
     assert comparison.doubt([rows[0] | {"weighted_f1": 0.8}, rows[1]]).startswith("Out-of-fold and test agree")
+
+
+def test_predictions_are_written_and_read(home):
+    proba, weights = np.eye(4)[[0, 3, 1]], np.full((3, 2), 0.5)
+    runs.save_predictions("p", "ecmf", [*LABELS, "sad"], ["face", "text"], ["a", "b", "c"],
+                          ["oof", "test", "unlabelled"], proba, weights, 3)  # fmt: skip
+    table = runs.read_predictions("p", "ecmf")
+    assert list(table["predicted"]) == ["neutral", "sad", "angry"]
+    assert {"clip_id", "role", "p_happy", "w_face", "w_text", "seeds"} <= set(table)
+    assert table["p_sad"].tolist() == [0, 1, 0] and set(table["seeds"]) == {3}
+
+
+def test_predictions_of_an_unknown_role_are_refused(home):
+    with pytest.raises(EcmfError, match="role 'train'"):
+        runs.save_predictions("p", "x", LABELS, [], ["a"], ["train"], np.eye(4)[:1], None, 1)
+
+
+def test_missing_predictions_name_the_notebook(home):
+    with pytest.raises(EcmfError, match="50_train_fusion"):
+        runs.read_predictions("p", "ecmf")

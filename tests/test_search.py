@@ -76,6 +76,30 @@ def test_a_search_that_was_interrupted_ends_as_an_undisturbed_one(data, tmp_path
     assert np.array_equal(part.predict(data[0])[0], whole.predict(data[0])[0])
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [lambda raw: raw[:-40], lambda raw: raw + b"\0" * 64, lambda raw: raw.replace(b'"op_code":6', b'"op_code"6', 1)],
+    ids=["cut", "zeros", "a broken line"],
+)
+def test_a_damaged_journal_costs_some_trials_and_changes_nothing(data, tmp_path, damage):
+    whole, part = fit(searched(5), data), searched(5)
+    part.journal = tmp_path / "trials.log"
+    fit(part, data)
+    broken = damage(part.journal.read_bytes())
+    assert broken != part.journal.read_bytes()
+    part.journal.write_bytes(broken)
+    fit(part, data)
+    assert [t["settings"] for t in part.trials_] == [t["settings"] for t in whole.trials_]
+    assert np.array_equal(part.predict(data[0])[0], whole.predict(data[0])[0])
+
+
+def test_a_trial_that_diverges_is_the_worst_one_and_the_search_goes_on(data):
+    make = functools.partial(baselines.make_model, "attention", DIMS, 4, epochs=3)
+    model = fit(search.Searched(make, {"lr": [1e-3, 1e30]}, 6), data)
+    assert model.best_.get("lr", 1e-3) == 1e-3
+    assert {t["score"] for t in model.trials_ if t["settings"].get("lr") == 1e30} == {0.0}
+
+
 def test_it_is_an_estimator_like_the_others(data, tmp_path):
     features, truth, _, groups = data
     labels = (one_hot(truth), np.ones(len(truth)), group_numbers(groups), groups)

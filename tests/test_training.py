@@ -126,6 +126,34 @@ def test_a_half_written_fit_is_made_again(problem, tmp_path):
     assert again.reused == 1 and np.array_equal(first.oof, again.oof)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda fit, other: (fit / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()),
+        lambda fit, other: (fit / "model.safetensors").write_bytes((fit / "model.safetensors").read_bytes()[:2000]),
+        lambda fit, other: (fit / "model.safetensors").unlink(),
+        lambda fit, other: (fit / "model.json").unlink(),
+        lambda fit, other: (fit / "model.json").write_text("{}"),
+        lambda fit, other: (fit / "fit.json").write_text("[]"),
+    ],
+    ids=["of another fold", "cut", "gone", "no configuration", "empty configuration", "no record"],
+)
+def test_a_damaged_fit_is_never_believed_and_made_again(problem, tmp_path, damage):
+    first = run(problem, keep=tmp_path, seeds=[0])
+    damage(tmp_path / "seed0-fold1", tmp_path / "seed0-fold2")
+    again = run(problem, keep=tmp_path, seeds=[0])
+    assert again.reused == 2 and np.array_equal(first.oof, again.oof)
+    assert run(problem, keep=tmp_path, seeds=[0]).reused == 3
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_a_training_that_diverges_says_so_and_leaves_nothing(problem, tmp_path):
+    wild = baselines.maker("attention", DIMS, 4, epochs=3, lr=1e30)
+    with pytest.raises(EcmfError, match=r"training diverged, the loss is \w+: lower the learning rate \(lr=1e\+30\)"):
+        run(problem, keep=tmp_path, seeds=[0], maker=wild)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_checkpoints_are_safetensors_and_json_only(problem, tmp_path):
     run(problem, keep=tmp_path, seeds=[0])
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {
@@ -189,26 +217,6 @@ def test_prediction_without_branches_equals_their_absence(problem, test_clips):
     for left in DIMS:
         others = [branch for branch in DIMS if branch != left]
         assert np.isfinite(training.predict_without(models, test_clips, others)).all()
-
-
-def test_predictions_are_written_and_read(home):
-    proba, weights = np.eye(4)[[0, 3, 1]], np.full((3, 2), 0.5)
-    training.save_predictions("p", "ecmf", LABELS, ["face", "text"], ["a", "b", "c"],
-                              ["oof", "test", "unlabelled"], proba, weights, 3)  # fmt: skip
-    table = training.read_predictions("p", "ecmf")
-    assert list(table["predicted"]) == ["neutral", "sad", "angry"]
-    assert {"clip_id", "role", "p_happy", "w_face", "w_text", "seeds"} <= set(table)
-    assert table["p_sad"].tolist() == [0, 1, 0] and set(table["seeds"]) == {3}
-
-
-def test_predictions_of_an_unknown_role_are_refused(home):
-    with pytest.raises(EcmfError, match="role 'train'"):
-        training.save_predictions("p", "x", LABELS, [], ["a"], ["train"], np.eye(4)[:1], None, 1)
-
-
-def test_missing_predictions_name_the_notebook(home):
-    with pytest.raises(EcmfError, match="50_train_fusion"):
-        training.read_predictions("p", "ecmf")
 
 
 @pytest.mark.parametrize(
