@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from .paths import EcmfError
 from .progress import track
 from .study import OURS, SEARCHED
 
-FEW, TYPICAL = 4, 36  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
+FEW, TYPICAL = 4, 48  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
 TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
 ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "weighting": False, "branch_dropout": 0.0}
 
@@ -29,11 +29,13 @@ def plan(
     added: Sequence[str] = (),
     searched: Iterable[str] = (),
     n_trials: int = 0,
+    more: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The runs of a comparison: `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials`.
 
     added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
     searched : models whose settings are searched with `n_trials` trials in every outer fold, on refined labels.
+    more : settings of every network but ECMF, which keeps those of notebook 50.
     """
     searched = list(searched)
     if searched and n_trials < 1:
@@ -50,6 +52,9 @@ def plan(
             if 0 < len(grown) < len(branches):
                 rows.append(_planned("ecmf", grown, "refined"))
     rows += [_planned(model, branches, "refined", trials=n_trials) for model in searched]
+    for row in rows:
+        if baselines.has_epochs(row["base"]) and row["base"] != OURS:
+            row["settings"] = {**(more or {}), **row["settings"]}
     return list({row["key"]: row for row in rows}.values())
 
 
@@ -164,6 +169,8 @@ def _prepared(
     steps = steps if one["base"] in baselines.SEQUENTIAL else 0
     problem = learning.load_problem(profile, one["branches"], labels, one["labels"], steps=steps)
     settings = one["settings"] | ({"epochs": epochs} if epochs and baselines.has_epochs(one["base"]) else {})
+    if one["base"] == OURS:  # without a part it differs from notebook 50's in nothing else
+        settings = runs.settings(profile, OURS) | settings
     about = (one["base"], problem.data.dims, len(labels))
     if one["trials"]:
         make = partial(spaces.searched, *about, n_trials=one["trials"], seed=seed, **settings)
@@ -199,8 +206,9 @@ def paired(
     Returns
     -------
     DataFrame
-        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap over speakers), `p`, `p (Holm)`,
-        corrected for the number of other runs, and `p (McNemar)`, corrected likewise.
+        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap, see `metrics.paired_difference`),
+        `p`, `p (Holm)`, corrected for the number of other runs, `p (McNemar)`, corrected likewise, and `over`:
+        speakers or clips, whichever were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
@@ -223,8 +231,9 @@ def paired(
             "high": found.ci[1],
             "p": found.p,
             "p (McNemar)": metrics.mcnemar(y, proba[name], proba[key]),
+            "over": "speakers" if found.unit == "groups" else found.unit,
         }
-    columns = ["difference", "low", "high", "p", "p (McNemar)"]
+    columns = ["difference", "low", "high", "p", "p (McNemar)", "over"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.insert(4, "p (Holm)", metrics.holm(table["p"]))
     return table.assign(**{"p (McNemar)": metrics.holm(table["p (McNemar)"])})

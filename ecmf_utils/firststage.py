@@ -89,14 +89,16 @@ class FirstStage:
         Returns
         -------
         float32 array (n, B, C)
-            Logits of every row from heads that saw nothing of its group; 0 where the branch is absent.
+            Logits of every row from heads that saw nothing of its group (of its clip, where a single group has
+            the branch); 0 where the branch is absent.
         """
         folds = group_folds(targets.argmax(1), groups, self.n_folds, seed)
         honest = np.zeros((len(rows), len(self.branches), targets.shape[1]), np.float32)
         for i, branch in enumerate(self.branches):
             there = np.flatnonzero(features.present[branch][rows])
             x = scaler.apply_branch(features, branch, rows[there]).astype(np.float64)
-            data = (x, targets[there], weights[there], folds[there])
+            own = _by_clip_in_one(folds[there], targets[there].argmax(1), self.n_folds, seed)
+            data = (x, targets[there], weights[there], own)
             found, logits, self.chosen_[branch] = _head(*data, self.components)
             self.heads_[branch] = found
             honest[there, i] = logits
@@ -123,16 +125,21 @@ class FirstStage:
         return self
 
 
+def _by_clip_in_one(folds: np.ndarray, y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """The folds of some rows; those of clips where all rows fell into a single one."""
+    return folds if len(np.unique(folds)) > 1 else group_folds(y, np.arange(len(y)), n_folds, seed)
+
+
 def _head(
     x: np.ndarray, targets: np.ndarray, weights: np.ndarray, folds: np.ndarray, most: int
 ) -> tuple[BranchHead, np.ndarray, Choice]:
     n_classes = targets.shape[1]
-    if len(x) < 2:  # nothing to learn from: the branch says nothing
+    if len(np.unique(folds)) < 2:  # nothing can be held out: the branch says nothing
         return BranchHead(np.zeros((x.shape[1], 1), np.float32), np.zeros((1, n_classes), np.float32),
                           np.zeros(n_classes, np.float32)), np.zeros((len(x), n_classes)), Choice(1, 1.0)  # fmt: skip
     axes, values = principal_axes(x, min(most, max(AXES)))
     z = np.hstack([np.ones((len(x), 1)), x @ axes])
-    used = [fold for fold in range(folds.max() + 1) if (folds == fold).any() and (folds != fold).any()]
+    used = np.unique(folds)
     sums = {fold: _normal(z[folds == fold], targets[folds == fold], weights[folds == fold]) for fold in used}
     whole = _normal(z, targets, weights)
     sizes = sorted({min(k, axes.shape[1]) for k in AXES})
@@ -140,8 +147,8 @@ def _head(
     best = (np.inf, tried[0], np.tile(targets.mean(0), (len(x), 1)))
     for choice in tried:
         out = np.empty_like(targets, dtype=np.float64)
-        for fold in used or [0]:
-            rest = [a - b for a, b in zip(whole, sums[fold], strict=True)] if used else whole
+        for fold in used:
+            rest = [a - b for a, b in zip(whole, sums[fold], strict=True)]
             held = folds == fold
             out[held] = z[held, : choice.axes + 1] @ _ridge(*rest, values, choice)
         loss = float((weights[:, None] * (targets - out) ** 2).sum())

@@ -187,7 +187,8 @@ class TorchClassifier:
         state = {k[4:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net/")}
         self.scaler_ = Scaler.restore(arrays, list(self.dims))
         self.stage_ = FirstStage(list(self.dims)).restore(arrays) if self.components else None
-        self.module_ = self._network()
+        with reproducible(0, self.threads):  # the caller's random state is not ours
+            self.module_ = self._network()
         self.module_.load_state_dict(state)
         self.history_ = info["history"]
         self.train_rows_ = np.array(info["train_rows"], int)

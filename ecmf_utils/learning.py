@@ -159,7 +159,9 @@ def load_problem(
         raise EcmfError(f"no training clip of {source} is left: {len(known)} are clips of {profile} too")
     code = {label: i for i, label in enumerate(labels)}
     refined = _read_refined(source, becomes) if trained_on == "refined" else None
+    tested = set(clips.loc[clips["split"] == "test", "group"])  # nothing of their groups is learned from
     extra = [i for i in _pseudo_ids(refined, train) if i not in known] if refined is not None else []
+    extra = [i for i in extra if train.loc[i, "group"] not in tested]
     ids = [*folds.index, *extra]
     given = train["label"].reindex(folds.index).map(becomes).map(code).to_numpy(int)
     fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), EXTRA)])

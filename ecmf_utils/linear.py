@@ -29,9 +29,11 @@ class Scaler:
 
     mean: dict[str, np.ndarray] = field(default_factory=dict)
     scale: dict[str, np.ndarray] = field(default_factory=dict)
+    limit: float = CLIP  # of what `apply` gives, either way
 
     def fit(self, features, rows: np.ndarray, branches: list[str], scale: bool = True) -> Scaler:
         """Learn from the given rows of the given branches; `scale=False` only fills and checks."""
+        self.limit = CLIP if scale else np.inf
         for branch in branches:
             x, there = _branch(features, branch), rows[features.present[branch][rows]]
             found = x[there]
@@ -59,7 +61,7 @@ class Scaler:
             )
         there = np.asarray(features.present[branch], bool)[at]
         _require_finite(features, branch, x[there], at[there])
-        scaled = np.clip((x - mean) / self.scale[branch], -CLIP, CLIP)
+        scaled = np.clip((x - mean) / self.scale[branch], -self.limit, self.limit)
         return np.where(there.reshape(-1, *[1] * (x.ndim - 1)), scaled, 0).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -67,14 +69,14 @@ class Scaler:
         return {
             **{f"mean/{b}": v for b, v in self.mean.items()},
             **{f"scale/{b}": v for b, v in self.scale.items()},
+            "limit": np.array([self.limit]),
         }
 
     @classmethod
     def restore(cls, arrays: dict[str, np.ndarray], branches: list[str]) -> Scaler:
         """The scaler whose `arrays()` were saved."""
-        return cls(
-            {b: arrays[f"mean/{b}"] for b in branches}, {b: arrays[f"scale/{b}"] for b in branches}
-        )
+        mean, scale = ({b: arrays[f"{part}/{b}"] for b in branches} for part in ("mean", "scale"))
+        return cls(mean, scale, float(arrays["limit"][0]))
 
 
 @dataclass
@@ -139,7 +141,7 @@ def out_of_fold(
     seed: int = 0,
     strength: float | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Logits (N, C) of every row from models that saw nothing of its group, and the strength used.
+    """Logits (N, C) of every row from models that saw nothing of its group (clip, if one group), and the strength used.
 
     Without a given strength the one with the lowest out-of-fold cross-entropy is taken; with more
     than `SEARCH_ROWS` rows that search uses the first whole groups of a shuffle.
@@ -152,10 +154,12 @@ def out_of_fold(
         ]
     tried = STRENGTHS if strength is None else (strength,)
     folds = group_folds(targets.argmax(1), groups, n_folds, seed)
+    if folds.max() == 0:  # a single group: clips are held out
+        folds = group_folds(targets.argmax(1), np.arange(len(x)), n_folds, seed)
     logits, loss = np.zeros((len(tried), *targets.shape)), np.zeros(len(tried))
     for fold in range(folds.max() + 1):
         out = folds == fold
-        fit = ~out if folds.max() > 0 else out  # a single group: nothing can be held out
+        fit = ~out if folds.max() > 0 else out  # too few clips: nothing can be held out
         for i, model in enumerate(regression_path(x[fit], targets[fit], weights[fit], tried)):
             logits[i, out] = model.logits(x[out])
             logs = log_softmax(logits[i, out], axis=1)

@@ -16,26 +16,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .fusion import masked_softmax
+from .paths import EcmfError
 
 LARGEST_PRODUCT = 16_384  # numbers of a tensor fusion, for any number of branches
 MOMENTS = 5  # of the central moment discrepancy
 SHRINKAGE = 0.5  # of a batch's covariance towards its diagonal
 
 
-def mlp(dim: int, hidden: int, dropout: float, depth: int = 3) -> nn.Sequential:
-    """Dropout on the input, then `depth` times Linear and ReLU."""
-    sizes = [dim] + [hidden] * depth
+def mlp(dim: int, hidden: int, dropout: float, depth: int = 3, out: int = 0) -> nn.Sequential:
+    """Dropout on the input, then `depth` times Linear and ReLU; `out` numbers at the end, 0: `hidden`."""
+    sizes = [dim] + [hidden] * (depth - 1) + [out or hidden]
     layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Dropout(dropout), *layers)
 
 
 class Encoded(nn.Module):
-    """What the networks below have in common: an MLP a branch, `encode(x)` -> (N, B, hidden)."""
+    """What the networks below have in common: an MLP a branch, `encode(x)` -> (N, B, `out` or `hidden`)."""
 
-    def __init__(self, dims: dict[str, int], hidden: int, dropout: float, depth: int = 3) -> None:
+    def __init__(self, dims: dict[str, int], hidden: int, dropout: float, depth: int = 3, out: int = 0) -> None:
         super().__init__()
         self.branches = list(dims)
-        self.encoders = nn.ModuleList(mlp(dim, hidden, dropout, depth) for dim in dims.values())
+        self.encoders = nn.ModuleList(mlp(dim, hidden, dropout, depth, out) for dim in dims.values())
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
         pairs = zip(self.branches, self.encoders, strict=True)
@@ -78,17 +79,18 @@ class Concatenation(nn.Module):
 class TensorFusion(Encoded):
     """TFN: the outer product of all branches (Zadeh et al. 2017, arXiv 1707.07250).
 
-    Each branch becomes `size` numbers and a constant 1; their outer product holds every product of
-    numbers of any subset of branches, and goes through two layers of 128. The paper has three branches
-    of 32 or 128 numbers; `size` 0 is the largest that keeps the product within `LARGEST_PRODUCT`.
+    Each branch becomes `size` numbers (the last of three layers, the others are `hidden` wide) and a
+    constant 1; their outer product holds every product of numbers of any subset of branches, and goes
+    through dropout and two layers of `hidden`. The paper has three branches of 32 or 128 numbers; `size` 0
+    is the largest that keeps the product within `LARGEST_PRODUCT`: 24 of three branches, 5 of five.
     """
 
     def __init__(
         self, dims: dict[str, int], n_classes: int, size: int = 0, hidden: int = 128, dropout: float = 0.3
     ) -> None:
         size = size or max(1, min(hidden, int(LARGEST_PRODUCT ** (1 / len(dims)) + 1e-9) - 1))
-        super().__init__(dims, size, dropout)
-        self.fuse = nn.Linear((size + 1) ** len(dims), hidden)
+        super().__init__(dims, hidden, dropout, out=size)
+        self.fuse = nn.Sequential(nn.Dropout(dropout), nn.Linear((size + 1) ** len(dims), hidden))
         self.classify = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
 
     def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
@@ -113,6 +115,8 @@ class LowRankFusion(Encoded):
 
     The product itself is never made: sum over ranks of the elementwise product, over branches, of
     a linear map of each. With as many ranks as the product has numbers it is any linear map of it.
+    A product of five maps that start near zero never gets off the ground, so here each starts at its
+    constant's coefficient of 1: the same functions, and with three branches the same results.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class LowRankFusion(Encoded):
         self.mix, self.bias = nn.Parameter(torch.empty(1, rank)), nn.Parameter(torch.zeros(n_classes))
         for factor in self.factors:
             nn.init.xavier_normal_(factor)
+        self.factors.data[:, :, 0] = 1.0
         nn.init.xavier_normal_(self.mix)
 
     def forward(self, x: dict[str, Tensor], present: Tensor) -> dict[str, Tensor]:
@@ -139,7 +144,8 @@ class Misa(nn.Module):
     The penalty is `similarity` times the central moment discrepancy of the shared parts of each pair of
     branches, `difference` times the squared correlations of own and shared parts, and
     `reconstruction` times the mean squared error of decoding their sum. One transformer layer over
-    all 2 B parts, then an MLP. In the paper text is an LSTM's or BERT's output; here all are vectors.
+    all 2 B parts, then an MLP. In the paper text is an LSTM's or BERT's output; here all are vectors, and
+    the layer's dropout and feed-forward width are those of the rest (the original: .1 and 2048).
     """
 
     def __init__(
@@ -147,6 +153,8 @@ class Misa(nn.Module):
         similarity: float = 1.0, difference: float = 0.3, reconstruction: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
+        if hidden % 2:
+            raise EcmfError(f"misa: hidden={hidden}: expected an even number, for its two attention heads")
         self.branches, self.factors = list(dims), (similarity, difference, reconstruction)
         pairs = list(itertools.combinations(range(len(dims)), 2))
         self.pairs = [i for i, _ in pairs], [j for _, j in pairs]
@@ -201,7 +209,8 @@ class InfoMax(Encoded):
     Two lower bounds are raised: between the branch `anchor` and each other one by a Gaussian
     predictor (Barber and Agakov), and between the fused vector and each branch by contrast with the
     other clips of the batch (CPC). The paper anchors at text and takes entropies from memories of
-    positive and negative clips; here one shrunk Gaussian of the batch serves any number of classes.
+    positive and negative clips; here one shrunk Gaussian of the batch serves any number of classes, the
+    predictors are linear, and both bounds and the classes are learned together, not in two stages.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
@@ -115,21 +116,22 @@ def cross_validate(
                 DataLoader(clips, batch_size, sampler=held[k].tolist()),
                 DataLoader(to_predict, batch_size),
             ]
-            curve, proba = _fold(net, loaders, epochs, lr)
+            curve, logits = _fold(net, loaders, epochs, lr)
             curves.append(curve)
-            predicted.append(proba[int(np.argmax(curve))])
+            predicted.append(logits[int(np.argmax(curve))])
     reported = float(np.mean([max(curve) for curve in curves]))
     settled = float(np.mean([np.median(curve[-SETTLED:]) for curve in curves]))
-    return OfficialRun(np.mean(predicted, axis=0), reported, settled, curves, time.process_time() - start)
+    proba = softmax(np.mean(predicted, axis=0), axis=1)  # the toolkit averages what comes before the softmax
+    return OfficialRun(proba, reported, settled, curves, time.process_time() - start)
 
 
 def _fold(net: nn.Module, loaders: list[Iterable[Batch]], epochs: int, lr: float) -> tuple[list[float], list]:
-    """Weighted F1 on the held-out fold and probabilities of the test clips after every epoch."""
+    """Weighted F1 on the held-out fold and logits of the test clips after every epoch."""
     optimiser, curve, tests = torch.optim.Adam(net.parameters(), lr, weight_decay=1e-5), [], []
     for _ in range(epochs):
         learn(net, loaders[0], optimiser)
-        y, proba = predict(net, loaders[1])
-        curve.append(scores(y, proba)["weighted_f1"])
+        y, logits = predict(net, loaders[1])
+        curve.append(scores(y, softmax(logits, axis=1))["weighted_f1"])
         tests.append(predict(net, loaders[2])[1])
     return curve, tests
 
@@ -145,9 +147,9 @@ def learn(net: nn.Module, batches: Iterable[Batch], optimiser: torch.optim.Optim
 
 @torch.no_grad()
 def predict(net: nn.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) and probabilities (N, C)."""
+    """Labels (N,) and logits (N, C)."""
     net.eval()
-    parts = [(batch[""], _logits(net, batch).softmax(-1)) for batch in batches]
+    parts = [(batch[""], _logits(net, batch)) for batch in batches]
     return torch.cat([y for y, _ in parts]).numpy(), torch.cat([p for _, p in parts]).numpy()
 
 

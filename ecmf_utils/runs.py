@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, learning, metrics, paths, search, training
+from .checkpoints import INFO
 from .learning import Problem
 from .paths import EcmfError, data_dir, read_json, write_json
 
@@ -69,6 +70,15 @@ def finished(
             f"{paths.show(folder)}: made from other features, labels or folds than there are now: run {again} again"
         )
     return rows, problem
+
+
+def settings(profile: str, key: str) -> dict[str, Any]:
+    """The settings that a run's model was made with; none where there is no such run."""
+    folder = data_dir(profile) / "runs" / key
+    if not (folder / training.RUN).exists():
+        return {}
+    first = read_json(folder / training.RUN)["fits"][0]
+    return read_json(folder / first / INFO)["recipe"].get("settings", {})
 
 
 def _seen(problem: Problem) -> str:

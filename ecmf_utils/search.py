@@ -102,7 +102,7 @@ class Searched:
                 except Diverged:  # these settings are no good, others may be
                     return 0.0
                 proba = model.predict(take(features, held))[0]
-                found.append(scores(targets[held].argmax(1), proba)["weighted_f1"])
+                found.append(scores(targets[held].argmax(1), proba, weights[held])["weighted_f1"])
             return float(np.mean(found))
 
         self.best_ = self._search(score)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .paths import EcmfError
+
 
 def steps(x: Tensor) -> Tensor:
     """A branch as (N, T, D)."""
@@ -117,8 +119,9 @@ class GraphMemoryFusion(MemoryFusion):
     """Graph-MFN: a dynamic fusion graph in place of MFN's attention (Zadeh et al. 2018, ACL P18-1208).
 
     A vertex for every non-empty subset of branches; a vertex reads those of its proper subsets, each
-    through an edge whose strength (0 to 1) depends on the clip and step, and the memory is offered all
-    vertices by their strengths. With more than `MOST` branches only subsets of up to two and the whole.
+    through an edge whose strength (0 to 1) depends on the clip and step, and the memory is offered the sum of
+    all vertices by their strengths (the paper leaves open how they are joined; side by side they would be a
+    memory's input of thousands). With more than `MOST` branches only subsets of up to two and the whole.
     """
 
     MOST = 4
@@ -150,8 +153,10 @@ class CrossModal(nn.Module):
     """MulT: every branch attends to every other one (Tsai et al. 2019, arXiv 1906.00295).
 
     A convolution over time brings branches to one width; crossmodal transformers (queries of
-    one branch, keys and values of another) for each ordered pair; a transformer over what a branch
-    gathered; the last step of all, a residual block, a linear layer.
+    one branch, keys and values of another) for each ordered pair, normed at their end; a transformer
+    over what a branch gathered; the last step of all, a residual block, a linear layer. That transformer
+    has one layer where the original has three: with five branches they would be most of the network.
+    No step is hidden from earlier ones, since a clip is read as a whole.
     """
 
     def __init__(
@@ -159,6 +164,8 @@ class CrossModal(nn.Module):
         kernel: int = 1, dropout: float = 0.3,
     ) -> None:  # fmt: skip
         super().__init__()
+        if width % heads:
+            raise EcmfError(f"mult: width={width}, heads={heads}: expected a width that the heads divide")
         self.branches, self.drop = list(dims), nn.Dropout(dropout)
         self.shorten = nn.ModuleList(
             nn.Conv1d(dim, width, kernel, padding=kernel // 2, bias=False) for dim in dims.values()
@@ -167,8 +174,9 @@ class CrossModal(nn.Module):
         self.pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
         n_cross = layers if self.pairs else 0
         self.cross = nn.ModuleList(CrossLayers(len(self.pairs), width, heads, dropout) for _ in range(n_cross))
+        self.norm = Norms(max(len(self.pairs), 1), width)
         gathered = width * max(n - 1, 1)
-        self.own = CrossLayers(n, gathered, heads, dropout)
+        self.own, self.end = CrossLayers(n, gathered, heads, dropout), Norms(n, gathered)
         total = gathered * n
         self.refine = nn.Sequential(nn.Linear(total, total), nn.ReLU(), nn.Dropout(dropout), nn.Linear(total, total))
         self.classify = nn.Linear(total, n_classes)
@@ -180,8 +188,8 @@ class CrossModal(nn.Module):
             seen, told = rows[[i for i, _ in self.pairs]], rows[[j for _, j in self.pairs]]
             for layer in self.cross:
                 seen = layer(seen, told)
-            rows = seen.unflatten(0, (len(rows), -1)).permute(0, 2, 3, 1, 4).flatten(3)
-        last = self.own(rows[:, :, -1:], rows)[:, :, 0]  # only the last step is read, so only it asks
+            rows = self.norm(seen).unflatten(0, (len(rows), -1)).permute(0, 2, 3, 1, 4).flatten(3)
+        last = self.end(self.own(rows[:, :, -1:], rows))[:, :, 0]  # only the last step is read, so only it asks
         joined = torch.cat([*last], dim=-1)
         return {"logits": self.classify(joined + self.refine(joined))}
 

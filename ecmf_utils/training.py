@@ -6,7 +6,9 @@ and every other choice is made by `fit`, on the rows handed to it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -251,11 +253,14 @@ def _mean(
     return np.mean([p for p, _ in pairs], axis=0), np.mean(weights, axis=0) if weights else None
 
 
+@functools.cache
 def _code() -> str:
-    """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
+    """Changes with the code and the libraries that decide a fit, so that an edit never reuses an older fit."""
     here = Path(__file__).parent
-    names = "baselines firststage fusion learner linear networks optimisation rows search sequences".split()
-    return paths.digest(__version__, [paths.file_hash(here / f"{name}.py") for name in names])
+    names = "baselines firststage fusion learner linear metrics networks optimisation rows search sequences threads"
+    hashes = [paths.file_hash(here / f"{name}.py") for name in names.split()]
+    libraries = [importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch")]
+    return paths.digest(__version__, hashes, libraries)
 
 
 def _digest_features(features: Features) -> str:

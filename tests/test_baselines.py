@@ -257,6 +257,23 @@ def test_a_setting_out_of_range_is_one_clear_line(wrong, said):
         baselines.make_model("ecmf", DIMS, 4, **wrong)
 
 
+def test_unscaled_features_reach_the_network_as_they_are():
+    data, truth, _, groups = make_branches(60)
+    data.x["face"] *= 100
+    scaler = Scaler().fit(data, np.arange(60), list(DIMS), scale=False)
+    assert np.array_equal(scaler.apply(data)["face"], data.x["face"])
+    again = Scaler.restore(scaler.arrays(), list(DIMS))
+    assert np.array_equal(again.apply(data)["face"], data.x["face"])
+    assert np.abs(Scaler().fit(data, np.arange(60), list(DIMS)).apply(data)["face"]).max() <= 5
+
+
+def test_branches_of_tiny_numbers_are_scaled_like_any_other():
+    data, *_ = make_branches(60)
+    wanted = Scaler().fit(data, np.arange(60), list(DIMS)).apply(data)["face"]
+    data.x["face"] *= np.float32(1e-8)
+    np.testing.assert_allclose(Scaler().fit(data, np.arange(60), list(DIMS)).apply(data)["face"], wanted, atol=1e-4)
+
+
 def test_features_of_other_dimensions_than_announced_are_one_clear_line():
     data, truth, _, groups = make_branches(60)
     model = baselines.make_model("attention", DIMS | {"face": 61}, 4)
@@ -271,3 +288,25 @@ def test_the_first_clip_with_nan_is_named():
     for name in ("ecmf", "logreg"):
         with pytest.raises(EcmfError, match=f"branch face: 2 clips have NaN.*'{data.clip_ids[there[4]]}'"):
             baselines.make_model(name, DIMS, 4).fit(data, one_hot(truth), np.ones(60), groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("misa", {"hidden": 33}, "misa: hidden=33: expected an even number"),
+        ("mult", {"width": 30}, "mult: width=30, heads=4: expected a width that the heads divide"),
+        ("mfn", {"hidden": 0}, "hidden=0: expected at least 1"),
+    ],
+)
+def test_sizes_that_make_no_network_are_one_clear_line(name, wrong, said):
+    with pytest.raises(EcmfError, match=said):
+        baselines.make_model(name, DIMS, 4, **wrong).network(DIMS)
+
+
+def test_loading_leaves_the_callers_random_state_alone(tmp_path):
+    data, truth, _, groups = make_branches(60)
+    model = baselines.make_model("ecmf", DIMS, 4, epochs=2).fit(data, one_hot(truth), np.ones(60), groups)
+    model.save(tmp_path)
+    before = torch.random.get_rng_state()
+    baselines.load_model(tmp_path)
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -143,3 +143,23 @@ def test_few_rows_give_the_same_predictions_with_other_matrix_kernels():
         found.append(json.loads(done.stdout))
     np.testing.assert_allclose(found[1], found[0], atol=5e-6)
     np.testing.assert_allclose(found[2], found[0], atol=5e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_branch_of_noise_that_one_speaker_has_looks_like_noise(seed):
+    """Nothing can be held out by speaker there; what its own labels taught a head must not come back as its opinion."""
+    data, truth, _, groups = make_branches(240, seed=seed, n_groups=6)
+    rng = np.random.default_rng(seed)
+    own = np.flatnonzero(groups == "speaker02")
+    noise = np.zeros((240, 60), np.float32)
+    noise[own] = rng.normal(size=(len(own), 60))
+    data = Features(data.clip_ids, {**data.x, "face": noise}, {**data.present, "face": groups == "speaker02"}, DIMS)
+    honest = fitted(data, truth, groups)[2]
+    assert (honest[own, 0].argmax(1) == truth[own]).mean() < 0.55  # chance is .25 of 40 rows
+    assert np.array_equal(honest, fitted(data, truth, groups)[2])
+
+
+def test_a_training_set_of_one_speaker_still_gives_honest_logits():
+    data, truth, _, _ = make_branches(240, signal=0.0)
+    honest = fitted(data, truth, np.zeros(240, int).astype(str))[2]
+    assert (honest.argmax(2) == truth[:, None]).mean() < 0.35

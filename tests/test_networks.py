@@ -49,6 +49,15 @@ def test_low_rank_fusion_at_full_rank_is_any_linear_map_of_the_outer_product():
     torch.testing.assert_close(module.fuse(tokens), wanted(networks.outer_product(tokens)))
 
 
+def test_low_rank_fusion_of_five_branches_still_learns():
+    """A product of five numbers near zero has no slope to follow; that of numbers near one has."""
+    dims = {f"b{i}": 8 for i in range(5)}
+    module, there = networks.LowRankFusion(dims, 4), torch.ones(64, 5, dtype=torch.bool)
+    module(inputs(64, dims), there)["logits"].square().sum().backward()
+    slopes = [encoder[1].weight.grad.abs().mean() for encoder in module.encoders]
+    assert min(slopes) > 1e-4
+
+
 def test_low_rank_fusion_grows_with_the_sum_of_the_branches_and_tensor_fusion_with_their_product():
     def count(kind, n_branches, part):
         module = kind({f"b{i}": 3 for i in range(n_branches)}, 4, size=4)
@@ -56,14 +65,15 @@ def test_low_rank_fusion_grows_with_the_sum_of_the_branches_and_tensor_fusion_wi
 
     low = [count(networks.LowRankFusion, n, "factors") for n in (1, 2, 3, 4)]
     assert np.diff(low).tolist() == [low[0]] * 3
-    full = [count(networks.TensorFusion, n, "fuse.weight") for n in (1, 2, 3, 4)]
+    full = [count(networks.TensorFusion, n, "fuse.1.weight") for n in (1, 2, 3, 4)]
     assert [b / a for a, b in itertools.pairwise(full)] == [5, 5, 5]
 
 
 @pytest.mark.parametrize("n_branches", [1, 2, 3, 5, 6])
 def test_tensor_fusion_stays_small_whatever_the_number_of_branches(n_branches):
     module = networks.TensorFusion({f"b{i}": 8 for i in range(n_branches)}, 4)
-    assert module.fuse.in_features <= networks.LARGEST_PRODUCT
+    assert module.fuse[1].in_features <= networks.LARGEST_PRODUCT
+    assert module.encoders[0][1].out_features == 128  # only the last layer is narrow
 
 
 # ---- MISA
@@ -83,19 +93,41 @@ def test_parts_that_tell_different_things_do_not_correlate():
     assert networks.correlation(one, two) < 0.02 * alike
 
 
-def test_training_misa_brings_shared_parts_together_and_own_parts_apart():
-    module, x = networks.Misa(DIMS, 3, hidden=16, dropout=0.0), inputs(64)
+def follow_penalty(module, x, measure, steps=60):
+    """What `measure` gives before and after training on the penalty alone."""
+    there = torch.ones(len(next(iter(x.values()))), len(x), dtype=torch.bool)
     optimiser = torch.optim.Adam(module.parameters(), 1e-2)
     module.train()
-    first = module(x, THERE)["penalty"].item()
-    for _ in range(60):
+    before = measure().item()
+    for _ in range(steps):
         optimiser.zero_grad()
-        loss = module(x, THERE)["penalty"]
-        loss.backward()
+        module(x, there)["penalty"].backward()
         optimiser.step()
-    assert loss.item() < 0.5 * first
-    module.eval()
-    assert "penalty" not in module(x, THERE)
+    return before, measure().item()
+
+
+@pytest.mark.parametrize("term", ["similarity", "difference", "reconstruction"])
+def test_training_misa_brings_shared_parts_together_and_own_parts_apart(term):
+    weights = dict.fromkeys(["similarity", "difference", "reconstruction"], 0.0) | {term: 1.0}
+    module, x = networks.Misa(DIMS, 3, hidden=16, dropout=0.0, **weights), inputs(64)
+
+    def parts():
+        projected = torch.stack([net(x[b]) for b, net in zip(DIMS, module.project, strict=True)])
+        own = torch.stack([net(row) for net, row in zip(module.own, projected, strict=True)])
+        return projected, own, module.shared(projected)
+
+    def measure():
+        projected, own, shared = parts()
+        if term == "similarity":
+            return sum(networks.moment_discrepancy(shared[i], shared[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+        if term == "difference":
+            return networks.correlation(own, shared).sum()
+        again = torch.stack([net(row) for net, row in zip(module.decode, own + shared, strict=True)])
+        return (again - projected).square().mean()
+
+    before, after = follow_penalty(module, x, measure)
+    assert after < 0.7 * before
+    assert "penalty" not in module.eval()(x, THERE)
 
 
 # ---- MMIM
@@ -126,6 +158,45 @@ def test_infomax_is_anchored_at_text_or_else_at_the_first_branch():
     assert networks.InfoMax({"face": 3, "audio": 2}, 3).anchor == 0
 
 
+def test_infomax_predicts_every_other_branch_from_its_anchor(monkeypatch):
+    module, x, asked = networks.InfoMax(DIMS, 3, hidden=8, dropout=0.0).train(), inputs(), []
+    for net in module.predict:
+        monkeypatch.setattr(net, "forward", lambda given, wanted: asked.append((given, wanted)) or given.sum())
+    module(x, THERE)
+    rows = module.encode(x).unbind(1)
+    assert all(torch.equal(given, rows[2]) for given, _ in asked)
+    assert all(torch.equal(wanted, rows[i]) for i, (_, wanted) in enumerate(asked))
+
+
+@pytest.mark.parametrize("bound", ["between", "fused"])
+def test_training_infomax_raises_both_bounds(bound):
+    shown = torch.randn(64, 3)  # what all branches tell
+    x = {branch: torch.cat([shown, torch.randn(64, dim - 3)], 1) for branch, dim in DIMS.items()}
+    weights = {"between": 0.0, "fused": 0.0} | {bound: 1.0}
+    module = networks.InfoMax(DIMS, 3, hidden=8, dropout=0.0, **weights)
+
+    def measure():
+        rows = module.encode(x).unbind(1)
+        if bound == "between":
+            return sum(net(rows[2], rows[i]) for i, net in enumerate(module.predict))
+        fused = module.fuse(torch.cat(rows, 1))
+        return sum(networks.contrastive(net(fused), row) for net, row in zip(module.contrast, rows, strict=True))
+
+    before, after = follow_penalty(module, x, measure)
+    assert after > before + 0.5
+
+
+# ---- the official attention
+
+
+def test_the_weights_of_official_attention_are_no_shares():
+    """The toolkit takes no softmax: weights may be negative, and need not sum to one."""
+    module, x = networks.OfficialAttention(DIMS, 3, hidden=8).eval(), inputs()
+    torch.nn.init.zeros_(module.judge[1].weight)
+    torch.nn.init.constant_(module.judge[1].bias, -2.0)
+    torch.testing.assert_close(module(x, THERE)["logits"], module.classify(-2 * module.encode(x).sum(1)))
+
+
 # ---- mixture of experts
 
 
@@ -140,6 +211,14 @@ def test_the_mixture_is_the_experts_weighed_by_the_router():
     said = torch.stack([head(row) for head, row in zip(module.classify, module.encode(x).unbind(1), strict=True)], 1)
     mixed = (said.softmax(-1) * out["weights"].unsqueeze(-1)).sum(1)
     torch.testing.assert_close(out["logits"].softmax(-1), mixed, atol=1e-4, rtol=1e-4)
+
+
+def test_training_on_the_penalty_balances_the_experts():
+    module, x = networks.Experts(DIMS, 3, dropout=0.0, balance=1.0), inputs(64)
+    torch.nn.init.constant_(module.route.bias[:1], 3.0)
+    there = torch.ones(64, 3, dtype=torch.bool)
+    before, after = follow_penalty(module, x, lambda: networks.imbalance(module(x, there)["weights"]))
+    assert after < 0.5 * before
 
 
 def test_an_absent_expert_is_not_asked():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from ecmf_utils import official
 from ecmf_utils.features import Features
@@ -34,10 +35,12 @@ def test_every_fold_is_scored_after_every_epoch_and_the_best_one_is_reported(run
 
 def test_test_clips_are_predicted_by_the_best_epoch_of_every_fold(data, run, monkeypatch):
     assert run.test.shape == (160, 4) and np.allclose(run.test.sum(1), 1, atol=1e-5)
-    epochs = [0.1, 0.9, 0.3], [np.full((160, 4), p) for p in (0.1, 0.25, 0.7)]
-    monkeypatch.setattr(official, "_fold", lambda *_: epochs)
+    logits = iter([np.tile([k, 0.0, 1.0, 0.0], (160, 1)) for k in range(5)])
+    other = np.tile([0.0, 9.0, 0.0, 0.0], (160, 1))
+    monkeypatch.setattr(official, "_fold", lambda *_: ([0.1, 0.9, 0.3], [other, next(logits), other]))
     found = official.cross_validate(*data, data[0], 4, **QUICK)
-    assert (found.test == 0.25).all() and found.reported == 0.9 and len(found.curves) == 5
+    assert found.reported == 0.9 and len(found.curves) == 5
+    np.testing.assert_allclose(found.test, softmax(np.tile([2.0, 0.0, 1.0, 0.0], (160, 1)), axis=1))  # of the mean
 
 
 def test_the_reported_figure_flatters_where_there_is_nothing_to_learn():

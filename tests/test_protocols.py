@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecmf_utils import baselines, metrics, protocols
+from ecmf_utils import baselines, metrics, official, protocols
 from ecmf_utils.features import take
 from ecmf_utils.paths import EcmfError
 
@@ -30,9 +30,11 @@ def test_both_sides_are_measured_on_their_own():
     assert ours["reported"] == ours["settled"]
 
 
-def test_the_cost_of_few_folds_is_extrapolated_to_all():
-    table = protocols.compare(SMALL, [0], 2, folds=[0])
-    assert table.loc[0, "CPU s"] > 0 and np.isfinite(table.loc[0, "test"])
+def test_the_cost_of_few_folds_is_extrapolated_to_all(monkeypatch):
+    found = official.OfficialRun(np.full((100, 6), 1 / 6), 0.5, 0.4, [], 7.0)
+    monkeypatch.setattr(official, "cross_validate", lambda *args, **how: found)
+    assert protocols._official(SMALL, 2, [0, 3], 0)["CPU s"] == 7.0 * 5 / 2
+    assert protocols._official(SMALL, 2, None, 0)["CPU s"] == 7.0
 
 
 def test_a_search_is_measured_too():

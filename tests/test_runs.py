@@ -102,6 +102,14 @@ def test_pseudo_labelled_clips_join_the_training_and_are_never_scored(profile):
     assert len(problem.given) == 60 and extra >= 60
 
 
+def test_pseudo_labelled_clips_of_tested_speakers_are_not_learned_from(profile):
+    refine(profile, {})
+    clips = corpus.read_clips("p")
+    clips.loc[clips["clip_id"] == "c78", "group"] = clips.loc[clips["clip_id"] == "c60", "group"].item()  # a test clip's
+    corpus.save("p", clips, LABELS)
+    assert "c78" not in learning.load_problem("p", BRANCHES, LABELS, "refined").data.clip_ids
+
+
 def test_scores_are_those_of_the_held_out_clips(profile):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
     result = runs.cross_validate("p", "late", problem, baselines.maker("late", problem.data.dims, 3), [0])
@@ -308,6 +316,22 @@ def test_a_run_on_labels_that_were_refined_again_is_not_compared(profile):
     refine(profile, {("c0", 1): "happy", ("c0", 0): "happy", ("c0", 2): "happy"})
     with pytest.raises(EcmfError, match="run `ecmf run 50 --profile p` again"):
         runs.finished("p", "ecmf", BRANCHES, LABELS)
+
+
+def test_ecmf_without_a_part_differs_from_notebook_50_in_nothing_else(profile, monkeypatch):
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
+    make = baselines.maker("ecmf", problem.data.dims, 3, epochs=3, width=16, device="cpu")
+    runs.cross_validate("p", "ecmf", problem, make, [0])
+    refine(profile, {})
+    planned = [one for one in comparison.plan([], [], "", BRANCHES, True) if one["model"] == "ecmf-no-attention"]
+    comparison.run_plan("p", planned, LABELS, [0])
+    expected = {"epochs": 3, "width": 16, "device": "cpu", "attention": False}
+    assert runs.settings("p", planned[0]["key"]) == expected and runs.settings("p", "no such run") == {}
+
+
+def test_every_network_but_ecmf_takes_further_settings():
+    planned = comparison.plan(["ecmf", "late", "attention"], [], "", BRANCHES, False, more={"inner_fraction": 0.0})
+    assert [one["settings"] for one in planned] == [{}, {}, {"inner_fraction": 0.0}]
 
 
 def test_models_to_search_without_a_trial_are_refused():

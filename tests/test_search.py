@@ -118,3 +118,22 @@ def test_what_cannot_be_searched_is_one_line(data):
         searched(0)
     with pytest.raises(EcmfError, match="one group, or too few"):
         searched().fit(features, one_hot(truth), np.ones(200), np.zeros(200), seed=0)
+
+
+def test_every_outer_fold_has_a_search_of_its_own(data, tmp_path):
+    """One that is shared would choose for a fold what its own held-out clips liked best."""
+    features, truth, _, groups = data
+    folds = group_numbers(groups)
+    labels = (one_hot(truth), np.ones(len(truth)), folds, groups)
+    run = training.cross_validate(lambda: searched(4), features, *labels, seeds=[3, 4], keep=tmp_path)
+    assert len(list(tmp_path.glob("search-*.log"))) == 3  # the seeds of a fold share it
+    for fold in range(3):
+        alone = fit(searched(4), data, np.flatnonzero(folds != fold))
+        for model in (run.estimators[fold], run.estimators[3 + fold]):
+            assert [t["score"] for t in model.trials_] == [t["score"] for t in alone.trials_]
+
+
+def test_what_a_search_chose_is_loaded_like_any_model(data, tmp_path):
+    model = fit(searched(3), data)
+    model.save(tmp_path)
+    assert np.array_equal(baselines.load_model(tmp_path).predict(data[0])[0], model.predict(data[0])[0])

@@ -131,8 +131,30 @@ def test_lstms_side_by_side_are_those_of_pytorch():
         torch.testing.assert_close(cells[-1][i], cell[0])
 
 
-def test_there_is_a_crossmodal_transformer_for_every_ordered_pair():
-    assert made("mult").pairs == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+def test_every_branch_asks_and_every_other_one_tells(monkeypatch):
+    module, seen = made("mult").eval(), []
+    assert module.pairs == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    forward = sequences.CrossLayers.forward
+    monkeypatch.setattr(sequences.CrossLayers, "forward", lambda s, a, t: seen.append((a, t)) or forward(s, a, t))
+    x = inputs()
+    module(x, torch.ones(len(next(iter(x.values()))), len(DIMS), dtype=torch.bool))
+    rows = [module._short(conv, x[branch]) for branch, conv in zip(DIMS, module.shorten, strict=True)]
+    for asks, told in seen[:1]:
+        for k, (i, j) in enumerate(module.pairs):
+            assert torch.equal(asks[k], rows[i]) and torch.equal(told[k], rows[j])
+    for _, told in seen[1:-1]:  # the first layers' answers are asked with, the branches themselves keep telling
+        assert all(torch.equal(told[k], rows[j]) for k, (_, j) in enumerate(module.pairs))
+
+
+def test_delta_memory_is_given_two_steps_in_a_row(monkeypatch):
+    module, seen = made("mfn").eval(), []
+    fuse = module.fuse
+    monkeypatch.setattr(module, "fuse", lambda before, after: seen.append((before, after)) or fuse(before, after))
+    x = inputs()
+    n = len(next(iter(x.values())))
+    module(x, torch.ones(n, len(DIMS), dtype=torch.bool))
+    [(before, after)] = seen
+    assert (before[:, :n] == 0).all() and torch.equal(before[:, n:], after[:, :-n])
 
 
 def test_positions_differ_and_have_any_width():

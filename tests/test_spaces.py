@@ -20,9 +20,10 @@ def test_every_searched_setting_is_one_of_the_model_and_its_values_make_one(name
                 model.network(DIMS)  # fits together
 
 
-def test_the_prior_is_not_searched_and_fixed_settings_are_not_either():
+def test_the_prior_is_not_searched_and_settings_are_what_the_first_trial_has():
     assert isinstance(spaces.searched("majority", DIMS, 4, 5), baselines.Majority)
     model = spaces.searched("ecmf", DIMS, 4, 5, width=16)
-    assert isinstance(model, Searched) and "width" not in model.space
-    assert model.make().recipe["settings"] == {"width": 16} and model.trial == {"refit": False}
+    assert isinstance(model, Searched) and model.trial == {"refit": False}
+    assert model.make().recipe["settings"] == {"width": 16}
+    assert model.make(width=64).recipe["settings"] == {"width": 64}
     assert spaces.searched("logreg", DIMS, 4, 5).trial == {}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ecmf_utils import baselines, features, training
+from ecmf_utils.firststage import FirstStage
 from ecmf_utils.optimisation import schedule
 from ecmf_utils.paths import EcmfError
 from ecmf_utils.rows import balanced, inner_split
@@ -261,3 +262,58 @@ def test_class_balance_gives_every_class_the_same_weight():
 def test_learning_rate_rises_then_falls_to_zero():
     rates = [schedule(done, 0.1) for done in np.linspace(0, 1, 101)]
     assert int(np.argmax(rates)) == 10 and rates[0] < 0.05 and rates[-1] == pytest.approx(0)
+
+
+def test_the_fusion_learns_from_what_heads_say_of_clips_they_have_not_seen(problem):
+    data, truth, groups, _ = problem
+    model, rows = baselines.make_model("ecmf", DIMS, 4), np.arange(len(truth))
+    model.train_rows_, model.inner_rows_ = rows, rows[:0]
+    targets, ones = one_hot(truth).astype(np.float32), np.ones(len(truth), np.float32)
+    said = model._prepare(data, targets, ones, groups, 3)[2].numpy()
+    honest = FirstStage(list(DIMS), 256).fit(data, model.scaler_, rows, targets, ones, groups, 3)
+    sure = model.stage_.apply(data, model.scaler_)[1]
+    assert np.array_equal(said, honest) and np.abs(sure - honest).max() > 0.1
+
+
+class OnlyPenalty(torch.nn.Module):
+    """Says nothing of the classes; what it learns comes from its penalty."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, present):
+        return {"logits": torch.zeros(len(present), 4) + 0 * self.place, "penalty": (self.place - 3).square().sum()}
+
+
+def test_a_networks_own_penalty_joins_the_loss(problem):
+    data, truth, groups, _ = problem
+    model = training.TorchClassifier(OnlyPenalty, DIMS, lr=0.3, epochs=40, inner_fraction=0.0, weight_decay=0.0)
+    model.fit(data, one_hot(truth), np.ones(len(truth)), groups)
+    assert model.module_.place.item() == pytest.approx(3, abs=0.1)
+
+
+def test_the_best_number_of_epochs_is_trained_again_on_all_rows(problem, monkeypatch):
+    data, truth, groups, _ = problem
+    asked, train = [], training.TorchClassifier._train
+
+    def watched(self, *args):
+        asked.append((len(args[-3]), len(args[-2]), args[-1]))
+        return train(self, *args)
+
+    monkeypatch.setattr(training.TorchClassifier, "_train", watched)
+    model = baselines.make_model("attention", DIMS, 4, epochs=12, patience=3)
+    model.fit(data, one_hot(truth), np.ones(len(truth)), groups)
+    best = int(np.argmin([row["inner_loss"] for row in model.history_]))
+    first, again = asked
+    assert first[0] + first[1] == 150 and first[1] > 0 and first[2] == 12
+    assert again == (150, 0, best + 1)
+
+
+@pytest.mark.parametrize("name", ["attention", "concat", "tfn", "lmf"])
+def test_the_fields_networks_learn_at_their_defaults(name):
+    data, truth, _, groups = make_branches(300, signal=1.5)
+    train, held = np.arange(200), np.arange(200, 300)
+    model = baselines.make_model(name, DIMS, 4)
+    model.fit(features.take(data, train), one_hot(truth[train]), np.ones(200), groups[train])
+    assert (model.predict(features.take(data, held))[0].argmax(1) == truth[held]).mean() > 0.7
