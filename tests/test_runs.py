@@ -105,7 +105,7 @@ def test_pseudo_labelled_clips_join_the_training_and_are_never_scored(profile):
 def test_pseudo_labelled_clips_of_tested_speakers_are_not_learned_from(profile):
     refine(profile, {})
     clips = corpus.read_clips("p")
-    clips.loc[clips["clip_id"] == "c78", "group"] = clips.loc[clips["clip_id"] == "c60", "group"].item()  # a test clip's
+    clips.loc[clips["clip_id"] == "c78", "group"] = clips.loc[clips["clip_id"] == "c60", "group"].item()
     corpus.save("p", clips, LABELS)
     assert "c78" not in learning.load_problem("p", BRANCHES, LABELS, "refined").data.clip_ids
 
