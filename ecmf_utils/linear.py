@@ -226,9 +226,9 @@ def _row_space(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _still(deviation: np.ndarray) -> float:
-    """What a dimension must vary by: 1e-6, and less where the whole branch is of smaller numbers."""
+    """What a dimension must vary by: 1e-6, or a thousandth of what is usual in a branch of tiny numbers."""
     moving = deviation[deviation > 0]
-    return 1e-6 * min(1.0, float(np.median(moving))) if len(moving) else 0.0
+    return min(1e-6, 1e-3 * float(np.median(moving))) if len(moving) else 0.0
 
 
 def _branch(features, branch: str) -> np.ndarray:
