@@ -125,6 +125,6 @@ def p_value(values: Sequence[float]) -> float | None:
 
     if len(values) < 2 or None in values:
         return None
-    if len(set(values)) == 1:  # no spread at all: nothing to test with
+    if max(values) - min(values) < 1e-9:  # no spread at all: nothing to test with
         return 1.0 if values[0] == 0 else None
     return float(ttest_1samp(values, 0.0).pvalue)
