@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import eigh
 
-from .linear import Scaler, group_folds, softmax_regression
+from .linear import Scaler, by_clip_in_one, group_folds, softmax_regression
 
 AXES = (8, 16, 32, 64, 128, 256, 512)  # numbers of principal axes tried
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # penalties tried, as a share of the number of rows
@@ -97,7 +97,7 @@ class FirstStage:
         for i, branch in enumerate(self.branches):
             there = np.flatnonzero(features.present[branch][rows])
             x = scaler.apply_branch(features, branch, rows[there]).astype(np.float64)
-            own = _by_clip_in_one(folds[there], targets[there].argmax(1), self.n_folds, seed)
+            own = by_clip_in_one(folds[there], targets[there].argmax(1), self.n_folds, seed)
             data = (x, targets[there], weights[there], own)
             found, logits, self.chosen_[branch] = _head(*data, self.components)
             self.heads_[branch] = found
@@ -123,11 +123,6 @@ class FirstStage:
         """The stage whose `arrays()` were saved."""
         self.heads_ = {b: BranchHead(*(arrays[f"{part}/{b}"] for part in PARTS)) for b in self.branches}
         return self
-
-
-def _by_clip_in_one(folds: np.ndarray, y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """The folds of some rows; those of clips where all rows fell into a single one."""
-    return folds if len(np.unique(folds)) > 1 else group_folds(y, np.arange(len(y)), n_folds, seed)
 
 
 def _head(

@@ -153,9 +153,8 @@ def out_of_fold(
             1
         ]
     tried = STRENGTHS if strength is None else (strength,)
-    folds = group_folds(targets.argmax(1), groups, n_folds, seed)
-    if folds.max() == 0:  # a single group: clips are held out
-        folds = group_folds(targets.argmax(1), np.arange(len(x)), n_folds, seed)
+    y = targets.argmax(1)
+    folds = by_clip_in_one(group_folds(y, groups, n_folds, seed), y, n_folds, seed)
     logits, loss = np.zeros((len(tried), *targets.shape)), np.zeros(len(tried))
     for fold in range(folds.max() + 1):
         out = folds == fold
@@ -188,6 +187,11 @@ def group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> n
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
             folds[held_out] = fold
     return folds
+
+
+def by_clip_in_one(folds: np.ndarray, y: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """The folds of some rows; those of clips where all rows fell into a single one, and no group can be held out."""
+    return folds if len(np.unique(folds)) > 1 else group_folds(y, np.arange(len(y)), n_folds, seed)
 
 
 def training_rows(folds: np.ndarray, groups: np.ndarray, fold: int) -> np.ndarray:

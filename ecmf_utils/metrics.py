@@ -152,8 +152,7 @@ def paired_difference(
         The observed difference, its 95 % interval as that of `bootstrap_ci`, the two-sided p of no difference
         by the same t, and the unit that was resampled.
     """
-    pair = [_tables(y, proba, clusters)[0] for proba in (proba_a, proba_b)]
-    unit = _tables(y, proba_a, clusters)[1]
+    pair, (unit, _) = zip(*(_tables(y, proba, clusters) for proba in (proba_a, proba_b)), strict=True)
     drawn_a, drawn_b = (_from_confusion(t, metric) for t in _resample(pair, n, seed))
     drawn = drawn_b - drawn_a
     observed = [float(_from_confusion(tables.sum(0), metric)) for tables in pair]

@@ -126,7 +126,7 @@ def cross_validate(
     if keep:
         fits = [f"seed{s}-fold{f}" for s, f in jobs]
         seen = seen_by(features, targets, weights, folds, groups, test_features)
-        paths.write_json(Path(keep) / RUN, {"fits": fits, "branches": list(features.x), "seen": seen})
+        paths.write_json(Path(keep) / RUN, {"fits": fits, "seen": seen})
     run.per_seed = [one.proba for one in oofs]
     run.oof, run.oof_weights = _mean([(one.proba, one.weights) for one in oofs])
     if tests:
