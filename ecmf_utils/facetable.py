@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from filelock import FileLock
 
 from . import paths
@@ -66,7 +65,7 @@ def _settle(folder: Path, header: dict[str, Any], clip_ids: pd.Series, n_shards:
 
 
 def _joined(files: list[Path], clip_ids: pd.Series) -> pa.Table:
-    table = pa.concat_tables([pq.read_table(path) for path in files])
+    table = pa.concat_tables([paths.read_table(path) for path in files])
     place = pc.index_in(table["clip_id"], value_set=pa.array(clip_ids, pa.string()))
     table = table.append_column("place", place).filter(pc.is_valid(place))
     order = pc.sort_indices(table, [("place", "ascending")])  # keeps the order of a clip's rows

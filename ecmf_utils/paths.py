@@ -7,8 +7,8 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 ROOT = Path(os.environ.get("ECMF_ROOT", Path(__file__).resolve().parent.parent))
 SCHEMA_VERSION = 1
+DAMAGED = (pa.ArrowException, OSError, ValueError)  # what reading a damaged table raises
 
 
 class EcmfError(Exception):
@@ -145,25 +146,36 @@ def write_parquet(
     own = {"schema_version": SCHEMA_VERSION, **(metadata or {})}
     header = {**(table.schema.metadata or {}), b"ecmf": json.dumps(own, default=str).encode()}
     table = table.replace_schema_metadata(header)
-    return write_atomic(path, lambda tmp: pq.write_table(table, tmp))
+    return write_atomic(path, lambda tmp: pq.write_table(table, tmp, write_page_checksum=True))
 
 
 def read_parquet(path: Path | str, made_by: str = "", columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a table, or those of the columns that it has; a missing or broken file is one clear line."""
-    _require(Path(path), made_by)
-    try:
+    """Read a table, or those of the columns that it has; a missing or damaged file is one clear line."""
+    with _parquet(path, made_by):
         kept = None if columns is None else [c for c in columns if c in pq.read_schema(path).names]
-        return pq.read_table(path, columns=kept).to_pandas()
-    except pa.ArrowInvalid as error:
-        raise EcmfError(f"{show(path)}: not a Parquet file ({error}); delete it and run again") from error
+        return pq.read_table(path, columns=kept, page_checksum_verification=True).to_pandas()
+
+
+def read_table(path: Path | str, made_by: str = "", **options: Any) -> pa.Table:
+    """Read a table as it is stored, its checksums verified; a missing or damaged file is one clear line."""
+    with _parquet(path, made_by):
+        return pq.read_table(path, page_checksum_verification=True, **options)
 
 
 def parquet_metadata(path: Path | str) -> dict[str, Any]:
     """The metadata that `write_parquet` put into the header."""
-    try:
+    with _parquet(path):
         return json.loads((pq.read_schema(path).metadata or {}).get(b"ecmf", b"{}"))
-    except pa.ArrowInvalid as error:
-        raise EcmfError(f"{show(path)}: not a Parquet file ({error}); delete it and run again") from error
+
+
+@contextmanager
+def _parquet(path: Path | str, made_by: str = "") -> Iterator[None]:
+    _require(Path(path), made_by)
+    try:
+        yield
+    except DAMAGED as error:
+        reason = f"not a Parquet file or a damaged one ({str(error).partition(chr(10))[0]})"
+        raise EcmfError(f"{show(path)}: {reason}; delete it and run again") from error
 
 
 def _require(path: Path, made_by: str) -> None:

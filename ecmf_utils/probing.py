@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from . import fingerprint, media, paths
 from .corpus import NUMBER_COLUMNS
@@ -189,8 +188,8 @@ def _stored(folder: Path | None) -> tuple[pa.Table, list[Path]]:
 
 def _read(path: Path) -> pa.Table | None:
     try:
-        return pq.read_table(path, schema=SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, FileNotFoundError):  # damaged, or another run has just tidied up
+        return paths.read_table(path, schema=SCHEMA)
+    except paths.EcmfError:  # damaged, or another run has just tidied up
         return None
 
 

@@ -54,7 +54,8 @@ def finished(
     Raises
     ------
     EcmfError
-        There is no such run, or branches, features, labels or folds are others by now: 50 has to run again.
+        There is no such run, its predictions cannot be read, or branches, features, labels or folds are others
+        by now: 50 has to run again.
     """
     folder, again = data_dir(profile) / "runs" / key, f"`ecmf run 50 --profile {profile}`"
     rows = read_json(folder / "scores.json", again)
@@ -69,6 +70,7 @@ def finished(
         raise EcmfError(
             f"{paths.show(folder)}: made from other features, labels or folds than there are now: run {again} again"
         )
+    read_predictions(profile, key)  # needed at the end of a comparison that may take hours
     return rows, problem
 
 

@@ -247,6 +247,6 @@ def _recipe_of(path: Path) -> str | None:
 def _keys(path: Path) -> list[dict[str, Any]]:
     """The columns that decide about reuse; nothing where another shard has just tidied up."""
     try:
-        return pq.read_table(path, columns=KEYS).to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid):
+        return paths.read_table(path, columns=KEYS).to_pylist()
+    except paths.EcmfError:  # or it is damaged
         return []

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .paths import EcmfError, show
+from .paths import DAMAGED, EcmfError, show
 
 TYPES = {"float16": pa.float16(), "float32": pa.float32(), "float64": pa.float64()}
 GROUP_BYTES = 32 << 20  # numbers in a row group: what a writer or a reader of frames holds at a time
@@ -30,6 +30,7 @@ WRITE = {
     "use_dictionary": ["status", "problem", "detail", "content_hash", "recipe_hash"],
     "write_statistics": False,
     "data_page_size": 1 << 30,  # one page a row group
+    "write_page_checksum": True,
 }
 
 
@@ -81,12 +82,12 @@ class VectorFile:
     def __init__(self, path: Path, columns: tuple[str, ...] = ("clip_id",)) -> None:
         self.path = path
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 self._meta, fields = file.metadata, file.schema_arrow
                 self.name = "vector" if "vector" in fields.names else "vectors"
                 wanted = dict.fromkeys((*columns, "status", "n_frames"))
                 self.keys = file.read([name for name in wanted if name in fields.names])
-        except pa.ArrowInvalid as error:
+        except DAMAGED as error:
             raise EcmfError(f"{show(path)}: {BROKEN} ({error})") from error
         kind = fields.field(self.name).type
         kind = kind.value_type if self.name == "vectors" else kind
@@ -143,7 +144,7 @@ class VectorFile:
     def _decode(self, group: int) -> np.ndarray:
         """The numbers of a row group, read by the library; the last one is kept."""
         if self._decoded[0] != group:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
                 lists = file.read_row_group(group, [self.name]).column(0).combine_chunks()
             lists = lists.flatten() if self.name == "vectors" else lists
             self._decoded = group, np.asarray(lists.flatten()).reshape(-1, self.dim)

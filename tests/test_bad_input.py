@@ -5,10 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import cli, corpus, media, paths, probing, sources
+from ecmf_utils import cli, corpus, media, paths, probing, sources, vectors
 from ecmf_utils.paths import EcmfError
 
 from .conftest import build
@@ -140,6 +143,36 @@ def test_a_disk_that_refuses_leaves_the_old_file_whole(code, home, monkeypatch):
     monkeypatch.setenv("ECMF_DATA", str(home / "data"))
     assert list(paths.read_parquet(path)["a"]) == [1]
     assert [p.name for p in Path(path).parent.iterdir()] == ["t.parquet"]
+
+
+def read_keys(path):
+    return vectors.VectorFile(path, ("clip_id", "x")).keys.to_pydict()
+
+
+@pytest.mark.parametrize("kind", ["table", "features"])
+def test_no_damage_to_a_table_is_read_as_if_nothing_had_happened(home, kind):
+    """Bytes changed or missing anywhere: the very same rows, or one clear line."""
+    path, rng = paths.data_dir("p") / "t.parquet", np.random.default_rng(0)
+    table = pd.DataFrame({"clip_id": [f"c{i}" for i in range(50)], "status": "ok", "x": rng.random(50)})
+    if kind == "table":
+        paths.write_parquet(table, path, {"made_by": "a test"})
+    else:
+        numbers = vectors.column(rng.random((50, 4)), np.ones(50, int), "utterance", "float32", 4)
+        whole = pa.table(table.to_dict("list")).append_column("vector", numbers)
+        paths.write_atomic(path, lambda tmp: pq.write_table(whole, tmp, **vectors.WRITE))
+    raw, damaged = path.read_bytes(), 0
+    for turn in range(200):
+        at, changed = int(rng.integers(len(raw))), bytearray(raw)
+        changed[at : at + 4] = rng.integers(256, size=len(changed[at : at + 4]), dtype=np.uint8).tobytes()
+        path.write_bytes(raw[:at] if turn % 3 == 0 else bytes(changed))
+        try:
+            found = paths.read_parquet(path) if kind == "table" else read_keys(path)
+        except EcmfError as error:
+            assert re.search(r"t\.parquet: .*(delete it and run again|damaged; delete it)", str(error))
+            damaged += 1
+            continue
+        assert all(list(found[name]) == list(table[name]) for name in ("clip_id", "x"))
+    assert damaged > 100
 
 
 def test_a_table_cut_short_says_which_file_and_what_to_do(home):

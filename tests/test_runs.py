@@ -287,6 +287,17 @@ def test_a_finished_run_comes_with_what_it_has_learned_from(profile):
     assert found == rows and problem.trained_on == "given"
 
 
+def test_predictions_that_cannot_be_read_are_told_before_a_comparison_starts(profile):
+    trained()
+    path = data_dir("p") / "predictions" / "ecmf.parquet"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(EcmfError, match=r"ecmf.parquet: not a Parquet file or a damaged one .*delete it and run"):
+        runs.finished("p", "ecmf", BRANCHES, LABELS)
+    path.unlink()
+    with pytest.raises(EcmfError, match=r"predictions/ecmf.parquet is missing: run 50_train_fusion"):
+        runs.finished("p", "ecmf", BRANCHES, LABELS)
+
+
 def test_a_run_on_other_branches_is_not_compared(profile):
     trained(["audio"])
     with pytest.raises(EcmfError, match="runs/ecmf: trained on the branches audio, expected face, audio: run `ecmf"):
