@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import cells, params, pipeline
-from .paths import EcmfError, data_dir, show
+from .paths import EcmfError, data_dir, reports_dir, show
 
 EXAMPLES = """examples:
   ecmf reproduce demo
@@ -113,8 +113,12 @@ def _verify(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     from . import report
 
-    params.load_profile(options.profile)
-    print(f"Report: {show(report.build_index(options.profile))}")
+    members = params.load_profile(options.profile)["members"]
+    for name in members:
+        if (reports_dir(name) / "runs").exists():
+            report.build_index(name, pipeline.order(name))
+    order = [] if members else pipeline.order(options.profile)
+    print(f"Report: {show(report.build_index(options.profile, order))}")
     return 0
 
 
@@ -150,17 +154,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("notebook", help="22, 22_extract_scene or a path")
     run.add_argument("--profile", default="tiny", help="which profile (tiny)")
     _add_set(run)
-    for name, default in (("reproduce", None), ("study", "study")):
-        command = _add(
-            commands, name, _reproduce, f"run every notebook of {default or 'a profile'}"
-        )
-        if default is None:
-            command.add_argument("profile", help="a name that `ecmf list` shows")
-        else:
-            command.set_defaults(profile=default)
-        command.add_argument("--cores", type=int, default=0, help="processors to use (all)")
-        command.add_argument("--dry-run", action="store_true", help="only say what would run")
-        _add_set(command)
+    again = _add(commands, "reproduce", _reproduce, "run every notebook of a profile")
+    again.add_argument("profile", help="a name that `ecmf list` shows")
+    again.add_argument("--cores", type=int, default=0, help="processors to use (all)")
+    again.add_argument("--dry-run", action="store_true", help="only say what would run")
+    _add_set(again)
     checked = _add(commands, "corpus", _corpus, "build and check the manifest of a profile, nothing else")
     checked.add_argument("profile", help="a name that `ecmf list` shows")
     _add_set(checked)

@@ -13,7 +13,7 @@ from . import baselines, corpus, learning, metrics, runs, spaces, training, work
 from .features import take
 from .paths import EcmfError
 from .progress import track
-from .study import OURS, SEARCHED
+from .results import OURS, SEARCHED
 
 FEW, TYPICAL = 4, 48  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
 TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
@@ -30,28 +30,30 @@ def plan(
     searched: Iterable[str] = (),
     n_trials: int = 0,
     more: Mapping[str, Any] | None = None,
+    ours: str = "refined",
 ) -> list[dict[str, Any]]:
     """The runs of a comparison: `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials`.
 
     added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
-    searched : models whose settings are searched with `n_trials` trials in every outer fold, on refined labels.
+    searched : models whose settings are searched with `n_trials` trials in every outer fold.
     more : settings of every network but ECMF, which keeps those of notebook 50.
+    ours : labels that notebook 50's ECMF was trained on, and the ablations and searches with it.
     """
     searched = list(searched)
     if searched and n_trials < 1:
         raise EcmfError(f"searched_models={', '.join(searched)} with n_trials={n_trials}: expected at least 1 trial")
-    rows = [_planned(model, branches, "given") for model in models]
-    rows += [_planned(model, branches, "refined") for model in refined]
+    whole = [(model, "given") for model in models] + [(model, "refined") for model in refined]
+    rows = [_planned(model, branches, names) for model, names in whole if (model, names) != (OURS, ours)]
     rows += [_planned(single, [branch], "given") for branch in branches] if single else []
     if ablations:
-        rows += [_planned("ecmf", branches, "refined", {part: value}) for part, value in ABLATIONS.items()]
-        rows += [_planned("ecmf", [b for b in branches if b != out], "refined") for out in branches]
+        rows += [_planned(OURS, branches, ours, {part: value}) for part, value in ABLATIONS.items()]
+        rows += [_planned(OURS, [b for b in branches if b != out], ours) for out in branches if len(branches) > 1]
         grown = [b for b in branches if b not in added]
         for branch in [None, *added]:
             grown = [b for b in branches if b in grown or b == branch]
             if 0 < len(grown) < len(branches):
-                rows.append(_planned("ecmf", grown, "refined"))
-    rows += [_planned(model, branches, "refined", trials=n_trials) for model in searched]
+                rows.append(_planned(OURS, grown, ours))
+    rows += [_planned(model, branches, ours, trials=n_trials) for model in searched]
     for row in rows:
         if baselines.has_epochs(row["base"]) and row["base"] != OURS:
             row["settings"] = {**(more or {}), **row["settings"]}
@@ -184,6 +186,12 @@ def shown_split(scores: pd.DataFrame) -> str:
     return "test" if (scores["split"] == "test").any() else "oof"
 
 
+def described(row: Mapping[str, Any], branches: Sequence[str]) -> str:
+    """A score row in words: model, branches, and refined labels where it learned from those."""
+    used = "all" if list(row["branches"]) == list(branches) else "+".join(row["branches"])
+    return " · ".join([row["model"], used, *(["refined"] if row["labels"] == "refined" else [])])
+
+
 def doubt(rows: Sequence[dict[str, Any]]) -> str:
     """One line on whether the out-of-fold scores of a run can be believed, given its test scores."""
     seen = {split: [r["weighted_f1"] for r in rows if r["split"] == split] for split in ("oof", "test")}
@@ -191,11 +199,29 @@ def doubt(rows: Sequence[dict[str, Any]]) -> str:
         return "There are no labelled test clips: out-of-fold is all there is."
     gap = min(seen["oof"], default=0.0) - min(seen["test"])
     if gap <= TOO_GOOD:
-        return "Out-of-fold and test agree within what these numbers of clips allow."
+        return f"The out-of-fold scores are not {TOO_GOOD} above test: nothing suspicious."
     return (
         f"Do not believe the out-of-fold scores: they are {gap:.2f} above test. Published features were often "
         "trained on the training labels, or clips of different groups share something (see 10_explore_corpus)."
     )
+
+
+def families(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, list[str]]]:
+    """What is compared with what: name of a family to the key of our run and those of the others.
+
+    ECMF as notebook 50 trained it against the other models, and against itself without a part or on other labels;
+    where settings were searched, ECMF's searched ones against those of the others.
+    """
+    model = {key: rows[0]["model"] for key, rows in done.items() if key != OURS}
+    searched = [key for key, name in model.items() if name.endswith(SEARCHED)]
+    itself = [key for key, name in model.items() if name.partition("-no-")[0] == OURS]
+    found = {
+        "other models": (OURS, [key for key in model if key not in (*searched, *itself)]),
+        "ECMF otherwise": (OURS, itself),
+    }
+    for best in (key for key in searched if model[key] == OURS + SEARCHED):
+        found["settings searched"] = (best, [key for key in searched if key != best])
+    return {name: (key, others) for name, (key, others) in found.items() if others}
 
 
 def paired(
@@ -231,7 +257,7 @@ def paired(
             "high": found.ci[1],
             "p": found.p,
             "p (McNemar)": metrics.mcnemar(y, proba[name], proba[key]),
-            "over": "speakers" if found.unit == "groups" else found.unit,
+            "over": "speakers" if found.unit == "groups" and len(set(speakers)) < len(ids) else "clips",
         }
     columns = ["difference", "low", "high", "p", "p (McNemar)", "over"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)

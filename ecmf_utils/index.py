@@ -161,7 +161,7 @@ def _cards(results: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[
     clips, cards = results["clips"], []
     parts = [f"{clips[name]} {name}" for name in ("train", "test", "unlabelled") if clips[name]]
     cards.append({"value": clips["total"], "title": "clips", "note": ", ".join(parts)})
-    cards.append({"value": clips["problems"], "title": "clips with a problem", "note": "all kept"})
+    cards.append({"value": clips["problems"], "title": "clips with a problem", "note": "listed below"})
     cards += scoreboard.score_card(results["scores"])
     notebooks = _notebooks(records)
     done = sum(all(run.get("status") == "ok" for run in runs) for runs in notebooks)
@@ -190,7 +190,7 @@ def _pages(
     profile: str, records: list[dict[str, Any]], order: Sequence[str]
 ) -> list[dict[str, Any]]:
     pages = [_page(profile, runs) for runs in _notebooks(records)]
-    run = {record["name"].partition("--")[0] for record in records}
+    run = {_whole(record) for record in records}
     for name in order:
         if name not in run:
             empty = {"page": None, "thumbnail": None, "parameters": {}, "facts": [], "shards": []}

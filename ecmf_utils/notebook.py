@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).resolve().parent
 # Modules that decide how a notebook runs but not what comes out: editing them reruns nothing.
 MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "shards", "workers", "index", "results"}
 # Parameters that change how fast a notebook runs, not what comes out of it.
-EXECUTION = {"n_workers", "workers"}
+EXECUTION = {"n_workers"}
 
 
 def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:

@@ -18,6 +18,8 @@ SCORE_KEYS = (
     "macro_f1", "scored_on",
 )  # fmt: skip
 COST_KEYS = ("seconds", "parameters")  # as far as a row has them
+OURS = "ecmf"
+SEARCHED = "-searched"  # ends the name of a model whose settings were searched
 IDENTITY = ("model", "branches", "labels", "split", "scored_on")
 CLIP_KEYS = ("total", "train", "test", "unlabelled", "problems")
 # a score may differ this much between machines: other BLAS, other thread count, other codec build
@@ -138,7 +140,7 @@ def collect(profile: str) -> dict[str, Any]:
     """The content of `results.json`."""
     records = run_records(profile)
     latest = max(records, key=lambda record: str(record.get("started", "")), default={})
-    return _finite(
+    return finite(
         {
             "schema_version": SCHEMA_VERSION,
             "profile": profile,
@@ -163,11 +165,12 @@ def collect(profile: str) -> dict[str, Any]:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same value, None in place of every number that is not finite: JSON has none of those."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -7,13 +7,17 @@ from typing import Any
 import pandas as pd
 
 from .markup import data_uri
-from .results import COST_KEYS
+from .results import COST_KEYS, SEARCHED
 
 # the first that exists is shown open: test clips and known truth say most
 TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))
-COST = "Parameters are those of one fit, seconds those of all fits on one core."
-SINGLE = f"Ordered by weighted F1. One corpus and overlapping intervals do not tell models apart. {COST}"
-POOLED = f"Means over the corpora, with a t-interval over them, ordered by weighted F1. {COST}"
+COST = "Parameters are those of one fit, seconds those of all fits, one after another."
+WHAT = "Weighted F1 of the mean probabilities over folds and seeds; rows in its order."
+SINGLE = (
+    f"{WHAT} The interval draws speakers (clips, where there are few) and takes the trainings as they are. One corpus "
+    f"and overlapping intervals do not tell models apart. {COST}"
+)
+POOLED = f"Means over the corpora, with a t-interval over them. {WHAT} {COST}"
 LABELS = ("given", "refined", "truth")  # that a model was trained on, in the order shown
 SPLIT_WORDS = {"test": "Test clips", "oof": "Training clips, out-of-fold"}
 TRUTH_WORDS = {"truth": "the known truth", "observed": "the labels as given"}
@@ -39,47 +43,52 @@ def score_tables(scores: list[dict[str, Any]], pooled: bool = False) -> list[dic
         if not rows:
             continue
         rows.sort(key=lambda row: -(row["weighted_f1"] or 0))
-        title = f"{SPLIT_WORDS[split]}, scored on {TRUTH_WORDS[truth]}"
         tables.append(
-            {"title": title, "explained": explained, "scores": rows, "rows": _score_rows(rows)}
+            {"title": _title((split, truth)), "explained": explained, "scores": rows, "rows": _score_rows(rows)}
         )
     return tables
 
 
 def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    best = max((row["weighted_f1"] or 0 for row in rows), default=0)
     whole, shown = _whole(rows), []
     for row in rows:
         figures = {key: _number(row[key]) for key in ("weighted_f1", "accuracy", "macro_f1")}
         extra = {"interval": _interval(row), "branches": _named(row["branches"], whole)}
         extra |= {key: f"{round(row[key]):,}" if row.get(key) is not None else "–" for key in COST_KEYS}
-        shown.append({**row, **figures, **extra, "best": row["weighted_f1"] == best})
+        shown.append({**row, **figures, **extra})
     return shown
 
 
-def difference_rows(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def difference_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """ECMF against itself without a part (`parts`) and against other models (`others`).
 
-    `holm` is p corrected for the number of rows. Of the first kind of truth that has any, as `TABLES` orders them.
+    `holm` is p corrected for the number of rows. Of the first kind of truth that has any, as `TABLES` orders them;
+    `title` names it.
     """
     from .metrics import holm  # it brings SciPy's statistics, which few pages need
 
-    kinds = ([row for row in rows if (row["split"], row["scored_on"]) == kind] for kind in TABLES)
-    chosen = next((some for some in kinds if some), [])
-    whole = _whole(chosen)
-    chosen.sort(key=lambda row: (_rank(row), row["difference"]))
-    shown = [_difference_row(row, whole) for row in chosen]
-    parts = sorted((row for row in shown if row["part"]), key=lambda row: -float(row["difference"]))
-    others = [row for row in shown if not row["part"]]
-    for rows in (parts, others):
-        tested = [row for row in rows if row.get("p") is not None]
+    grouped = {kind: [row for row in rows if (row["split"], row["scored_on"]) == kind] for kind in TABLES}
+    kind = next((kind for kind, some in grouped.items() if some), TABLES[0])
+    whole = _whole(grouped[kind])
+    ordered = sorted(grouped[kind], key=lambda row: (_rank(row), row["difference"]))
+    found = {"parts": [row for row in ordered if _part(row, whole)]}
+    found |= {"others": [row for row in ordered if not _part(row, whole)]}
+    found["parts"].sort(key=lambda row: -row["difference"])
+    for name, some in found.items():
+        found[name] = [_difference_row(row, whole) for row in some]
+        tested = [row for row in found[name] if row.get("p") is not None]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
             row["holm"] = f"{p:.3f}"
-    return {"parts": parts, "others": others}
+    return found | {"title": _title(kind)}
+
+
+def _title(kind: tuple[str, str]) -> str:
+    return f"{SPLIT_WORDS[kind[0]]}, scored on {TRUTH_WORDS[kind[1]]}"
 
 
 def _difference_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:
-    shown = {"interval": _interval(row, "+.3f"), "holm": "–", "branches": _named(row["branches"], whole)}
+    ours = row["ours"] + (", settings searched" if row["model"].endswith(SEARCHED) else "")
+    shown = {"interval": _interval(row, "+.3f"), "holm": "–", "branches": _named(row["branches"], whole), "ours": ours}
     return {**row, **shown, "difference": f"{row['difference']:+.3f}", "part": _part(row, whole)}
 
 

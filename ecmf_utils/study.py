@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .paths import read_json, reports_dir
-from .results import CLIP_KEYS, COST_KEYS, SCHEMA_VERSION, identity
-
-OURS = "ecmf"
-SEARCHED = "-searched"  # ends the name of a model whose settings were searched
+from .results import CLIP_KEYS, COST_KEYS, OURS, SCHEMA_VERSION, SEARCHED, finite, identity
 
 
 def read_members(members: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -23,7 +20,7 @@ def pool(profile: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """`results.json` of a study: sums over its corpora, and scores as means over them."""
     parts = list(found.values())
     commits = sorted({str(part["commit"]) for part in parts if part.get("commit")})
-    return {
+    pooled = {
         "schema_version": SCHEMA_VERSION,
         "profile": profile,
         "members": list(found),
@@ -39,15 +36,21 @@ def pool(profile: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "scores": _pooled_scores(parts),
         "differences": differences(parts),
     }
+    return finite(pooled)
 
 
 def _from_here(member: str, notebook: dict[str, Any]) -> str | None:
     return f"../{member}/{notebook['html']}" if notebook["html"] else None
 
 
+def _scored(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a corpus that have a score; of two about the same the later."""
+    return list({identity(row): row for row in part["scores"] if row["weighted_f1"] is not None}.values())
+
+
 def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in (row for part in parts for row in part["scores"]):
+    for row in (row for part in parts for row in _scored(part)):
         grouped.setdefault(identity(row), []).append(row)
     pooled = []
     for rows in grouped.values():
@@ -57,7 +60,7 @@ def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         interval = mean_interval([row["weighted_f1"] for row in rows])[1]
         n = sum(row["n"] for row in rows)
-        known = [key for key in COST_KEYS if all(key in row for row in rows)]
+        known = [key for key in COST_KEYS if all(row.get(key) is not None for row in rows)]
         figures |= {key: round(mean_interval([row[key] for row in rows])[0]) for key in known}
         about = {key: value for key, value in rows[0].items() if key not in COST_KEYS}
         pooled.append({**about, **figures, "ci95": interval, "n": n, "corpora": len(rows)})
@@ -76,7 +79,7 @@ def differences(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     grouped: dict[tuple[str, ...], list[float]] = {}
     for part in parts:
-        scores = part["scores"]
+        scores = _scored(part)
         whole = max((len(row["branches"]) for row in scores), default=0)
         for ours in (r for r in scores if _plain(r) == OURS and len(r["branches"]) == whole):
             for row in scores:

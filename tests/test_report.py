@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from scipy.stats import ttest_1samp
 
-from ecmf_utils import markup, pages, report, results
+from ecmf_utils import cli, markup, pages, pipeline, report, results
 from ecmf_utils.paths import (
     EcmfError,
     data_dir,
@@ -374,6 +374,51 @@ def test_a_study_says_what_each_part_adds(home):
     others = tables["ECMF against the others"].text
     assert "logreg" in others and "ecmf" not in others
     assert "all but face" in tables["Test clips, scored on the known truth"].text
+
+
+def test_a_row_that_stands_twice_or_has_no_score_does_not_count_in_a_study(home):
+    """Twice as many corpora would make the interval too narrow."""
+    for number, f1 in enumerate([0.6, 0.7, 0.8]):
+        corpus(f"s{number}")
+        rows = [score(f1=0.1), score(f1=f1, seconds=None), score("logreg", f1 - 0.1 * number)]
+        scores(*rows, score("mult", float("nan"), accuracy=float("nan")), profile=f"s{number}")
+        report.build_index(f"s{number}")
+    page = report.build_index("all", members=["s0", "s1", "s2"])
+    found = json.loads((page.parent / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert [(row["model"], row["corpora"]) for row in found["scores"]] == [("ecmf", 3), ("logreg", 3)]
+    assert [(row["model"], row["corpora"]) for row in found["differences"]] == [("logreg", 3)]
+    assert found["scores"][0]["weighted_f1"] == pytest.approx(0.7) and "seconds" not in found["scores"][0]
+    table = BeautifulSoup(page.read_text(), "html.parser").find("table")
+    assert [cell.text for cell in table.find_all("tr")[1].find_all("td")][7] == "3"  # of the corpora
+
+
+def test_a_study_says_that_searched_models_stand_against_ecmf_with_searched_settings(home):
+    for number in range(3):
+        corpus(f"s{number}")
+        rows = [score(f1=0.8), score("ecmf-searched", 0.9), score("mult-searched", 0.6), score("mult", 0.5)]
+        scores(*rows, profile=f"s{number}")
+        report.build_index(f"s{number}")
+    found = BeautifulSoup(report.build_index("all", members=["s0", "s1", "s2"]).read_text(), "html.parser")
+    table = next(title for title in found.find_all("h3") if title.text == "ECMF against the others").find_next("table")
+    rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr")[1:]]
+    assert [(row[0], row[3], row[4]) for row in rows] == [
+        ("mult", "refined", "+0.300"), ("mult-searched", "refined, settings searched", "+0.300")
+    ]  # fmt: skip
+    assert "Test clips, scored on the known truth." in table.find_previous("p").text
+
+
+def test_the_index_by_hand_lists_what_has_not_run_and_renews_the_members_of_a_study(home, capsys):
+    assert cli.main(["index", "study"]) == 0
+    corpus("study-2")
+    record("50_train_fusion--from-other", profile="study-2")
+    scores(score(), profile="study-2")
+    assert cli.main(["index", "study-2"]) == 0
+    page = (reports_dir("study-2") / "index.html").read_text()
+    assert page.count("not run yet") == len(pipeline.order("study-2"))  # a detour is not the run itself
+    scores(score(f1=0.9), profile="study-2")
+    assert cli.main(["index", "study"]) == 0
+    (row,) = read_json(reports_dir("study") / "results.json")["scores"]
+    assert row["weighted_f1"] == 0.9 and not (reports_dir("study-1") / "results.json").exists()
 
 
 # ---- verify

@@ -169,6 +169,29 @@ def test_the_plan_names_single_branches_refined_labels_and_ablations_once_each()
     assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 5 + 2
 
 
+def test_the_plan_trains_ecmf_otherwise_on_the_labels_of_notebook_50():
+    rows = comparison.plan(["ecmf", "late"], [], "", ["face"], True, [], ["lmf"], 2, None, "given")
+    assert [row["model"] for row in rows if row["base"] != "ecmf"] == ["late", "lmf-searched"]  # ecmf: notebook 50's
+    assert all(row["labels"] == "given" and row["branches"] == ["face"] for row in rows) and len(rows) == 2 + 5
+
+
+def test_what_was_searched_is_compared_with_what_was_searched():
+    planned = comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
+    done = {one["key"]: [one] for one in planned} | {"ecmf": [{"model": "ecmf", "labels": "refined"}]}
+    found = comparison.families(done)
+    assert {name: ours for name, (ours, _) in found.items()} == {
+        "other models": "ecmf", "ECMF otherwise": "ecmf", "settings searched": "ecmf-searched-face+audio-refined"
+    }  # fmt: skip
+    assert found["settings searched"][1] == ["lmf-searched-face+audio-refined"]
+    assert found["other models"][1] == [f"late-face+audio-{k}" for k in ("given", "refined")] + [
+        "logreg-face-given", "logreg-audio-given"
+    ]  # fmt: skip
+    assert len(found["ECMF otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
+    names = {comparison.described(one, BRANCHES) for one in planned}
+    assert {"late · all · refined", "logreg · face", "ecmf-no-attention · all · refined"} <= names
+    assert list(comparison.families({"ecmf": done["ecmf"]})) == []
+
+
 def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end():
     branches = ["scene", "face", "audio", "text", "context"]
     rows = comparison.plan([], [], "", branches, True, ["face", "scene", "context"], ["ecmf", "lmf"], 4)
@@ -431,7 +454,7 @@ def test_corpus_is_not_tested_on_itself_as_if_it_were_another(other):
 def test_scores_that_are_too_good_out_of_fold_are_doubted():
     rows = [{"split": "oof", "weighted_f1": 0.99}, {"split": "test", "weighted_f1": 0.76}]
     assert comparison.doubt(rows).startswith("Do not believe the out-of-fold scores: they are 0.23 above test")
-    assert comparison.doubt([rows[0] | {"weighted_f1": 0.8}, rows[1]]).startswith("Out-of-fold and test agree")
+    assert comparison.doubt([rows[0] | {"weighted_f1": 0.8}, rows[1]]).endswith("nothing suspicious.")
 
 
 def test_predictions_are_written_and_read(home):
