@@ -35,8 +35,8 @@ def test_the_demo_table_is_the_reference():
     assert [float(row[3]) for row in shown] == sorted((float(row[3]) for row in shown), reverse=True)
     (said,) = re.findall(r"\(Out-of-fold, on the (.*?)\)", README, re.S)
     for name, model in NAMES.items():
-        wanted = ("oof", "truth", model, 5)
-        rows = [r for r in reference["scores"] if (r["split"], r["scored_on"], r["model"], len(r["branches"])) == wanted]
+        want = ("oof", "truth", model, 5)
+        rows = [r for r in reference["scores"] if (r["split"], r["scored_on"], r["model"], len(r["branches"])) == want]
         given = {r["labels"]: f"{r['weighted_f1']:.3f}" for r in rows}
         (figures,) = re.findall(rf"{name}\s(\d\.\d+)[a-z ]*\sand\s(\d\.\d+)", said)
         assert figures == (given["refined"], given["given"])
