@@ -143,7 +143,8 @@ def estimate(
             rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": seconds}
         n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
         rows[one["base"]]["runs"] += 1
-        rows[one["base"]]["fits"] += n_folds * (n_seeds + one["trials"])
+        trials = one["trials"] if one["base"] in spaces.SPACES else 0
+        rows[one["base"]]["fits"] += n_folds * (n_seeds + trials)
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
     return table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
 

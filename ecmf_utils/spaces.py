@@ -2,7 +2,9 @@
 
 The toolkit draws learning rates of 1e-3 and 1e-4 and, for MulT, MFN and Graph-MFN, widths of 64 to 256: on a few
 hundred clips the low rate costs hundreds of epochs, and those widths hours. Here rates start at 5e-4, MulT has widths
-up to 40 and at most 3 layers, the memory networks widths from 32 to 128.
+up to 40 and at most 3 layers, the memory networks widths from 32 to 128. The linear models (logistic regression, late
+and stacked fusion) choose their one setting themselves, in inner group folds and for each branch, from the seven
+values of `linear.STRENGTHS`: a search on top, with one value for all branches, could only make them weaker.
 """
 
 from __future__ import annotations
@@ -18,13 +20,11 @@ _DROPOUT: Space = {"dropout": [0.2, 0.3, 0.4, 0.5]}
 _FIELD: Space = _RATE | _DROPOUT | {"hidden": [64, 128, 256]}
 _MEMORY: Space = _RATE | {"dropout": [0.0, 0.3, 0.5, 0.7], "hidden": [32, 64, 128]}
 _SMALL: Space = {"dropout": [0.0, 0.1, 0.2, 0.3]}
-_STRENGTH: Space = {"strength": (1e-4, 1.0, "log")}
 SPACES: dict[str, Space] = {
     "ecmf": {
         "lr": (2e-3, 1e-2, "log"), "width": [16, 32, 64], "dropout": [0.1, 0.3, 0.5],
         "input_dropout": [0.0, 0.3, 0.6], "branch_dropout": [0.0, 0.1, 0.3], "weight_decay": [0.1, 1.0, 3.0],
     },
-    **dict.fromkeys(("logreg", "late", "stacked"), _STRENGTH),
     **dict.fromkeys(("concat", "attention", "experts", "ef_lstm"), _FIELD),
     "misa": _FIELD | {"similarity": [0.0, 0.1, 1.0], "difference": [0.0, 0.1, 0.3], "reconstruction": [0.0, 0.1, 1.0]},
     "mmim": _FIELD | _SMALL | {"between": [0.0, 0.01, 0.1], "fused": [0.0, 0.1, 0.2]},
