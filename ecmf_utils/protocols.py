@@ -159,6 +159,17 @@ def compare(
     return pd.DataFrame(rows)
 
 
+def epoch_cost(source: Source, repeats: int = 5) -> dict[str, float]:
+    """CPU seconds of one epoch of the official protocol and of its bare arithmetic, medians measured in turns."""
+    return workers.alone(partial(_epoch_cost, source), repeats)
+
+
+def _epoch_cost(source: Source, repeats: int) -> dict[str, float]:
+    train, y, test, test_y = source.read()
+    whole, bare = official.epoch_cost(train, y, test, _n_classes(y, test_y), repeats)
+    return {"whole": whole, "bare": bare}
+
+
 def search(source: Source, n_trials: int, seed: int = 0, **settings: Any) -> dict[str, Any]:
     """A nested search of so many trials in every outer fold: CPU s, test, reported, peak (MiB)."""
     return _run(partial(_ours, source, n_trials, settings), seed)

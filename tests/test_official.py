@@ -86,6 +86,20 @@ def test_the_loader_gives_what_tensors_in_memory_give(data):
     assert torch.equal(*ends)
 
 
+def test_the_cost_of_an_epoch_is_that_of_the_same_batches_with_and_without_the_loader(data, monkeypatch):
+    features, truth = data
+    seen, epoch = [], official._epoch
+
+    def watched(net, loaders, optimiser):
+        seen.append([sorted(int(y) for batch in loader for y in batch[""]) for loader in loaders])
+        return epoch(net, loaders, optimiser)
+
+    monkeypatch.setattr(official, "_epoch", watched)
+    whole, bare = official.epoch_cost(features, truth, features, 4, repeats=3)
+    assert len(seen) == 6 and all(one == seen[0] for one in seen) and [len(part) for part in seen[0]] == [128, 32, 160]
+    assert 0 < bare and 0 < whole
+
+
 def test_the_same_seed_gives_the_same_bits(data, run):
     again = official.cross_validate(*data, data[0], 4, **QUICK)
     assert np.array_equal(again.test, run.test) and again.curves == run.curves
