@@ -2,11 +2,18 @@
 
 import re
 
+from ecmf_utils import scoreboard, study
+from ecmf_utils.params import load_profile
 from ecmf_utils.paths import ROOT, read_json
 from ecmf_utils.results import reference_path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {"ECMF": "ecmf", "late fusion": "late", "logistic regression": "logreg"}
+NAMED = {short: name for name, short in NAMES.items()}
+PARTS = {
+    "attention": "self-attention", "residual": "residual connections", "auxiliary": "auxiliary heads",
+    "weighting": "dynamic weights",
+}  # fmt: skip
 
 
 def table_under(heading, first):
@@ -40,3 +47,32 @@ def test_the_demo_table_is_the_reference():
         given = {r["labels"]: f"{r['weighted_f1']:.3f}" for r in rows}
         (figures,) = re.findall(rf"{name}\s(\d\.\d+)[a-z ]*\sand\s(\d\.\d+)", said)
         assert figures == (given["refined"], given["given"])
+
+
+def study_tables(parts):
+    """Both tables of the study as the README shows them: what a part adds, and ECMF against the others."""
+    found = scoreboard.difference_rows(study.differences(parts))
+    scores = {(row["model"], row["labels"]): row for row in study.pool("study", dict(enumerate(parts)))["scores"]
+              if row["split"] == "test" and len(row["branches"]) == 5}  # fmt: skip
+    figures = ("difference", "interval", "holm")
+    parts = [[PARTS.get(row["part"], row["part"]), *(row[name] for name in figures)] for row in found["parts"]]
+    others = [
+        [NAMED.get(name, name) + searched, row["labels"], f"{scores[row['model'], row['labels']]['weighted_f1']:.3f}",
+         *(row[figure] for figure in figures)]
+        for row in found["others"] if row["branches"] == "all"
+        for name, dash, end in [row["model"].partition("-")]
+        for searched in [", searched" if dash else ""]
+    ]  # fmt: skip
+    return parts, others
+
+
+def test_the_study_tables_are_the_references():
+    paths = [reference_path(member) for member in load_profile("study")["members"]]
+    if not all(path.exists() for path in paths):
+        assert "have yet to be measured again" in README
+        return
+    tables = study_tables([read_json(path) | {"seconds": 0, "notebooks": []} for path in paths])
+    assert "have yet to be measured again" not in README
+    for first, wanted in zip(("Part", "Model"), tables, strict=True):
+        shown = table_under("What each part adds", first)
+        assert [[cell.replace("\N{MINUS SIGN}", "-") for cell in row] for row in shown] == wanted
