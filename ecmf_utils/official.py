@@ -26,6 +26,7 @@ from .optimisation import reproducible
 from .paths import EcmfError
 from .progress import track
 
+FOLDS, BATCH, HIDDEN, DROPOUT, LR = 5, 32, 128, 0.5, 1e-4  # the last three: known draws of the toolkit
 SETTLED = 20  # epochs at the end whose median tells what a fold is worth without picking one
 Batch = dict[str, torch.Tensor]
 
@@ -75,8 +76,8 @@ class Clips(Dataset):
 
 
 def cross_validate(
-    data: Features, y: np.ndarray, test: Features, n_classes: int, *, seed: int = 0, n_folds: int = 5,
-    epochs: int = 100, batch_size: int = 32, hidden: int = 128, dropout: float = 0.5, lr: float = 1e-4,
+    data: Features, y: np.ndarray, test: Features, n_classes: int, *, seed: int = 0, n_folds: int = FOLDS,
+    epochs: int = 100, batch_size: int = BATCH, hidden: int = HIDDEN, dropout: float = DROPOUT, lr: float = LR,
     threads: int = 1, folds: Iterable[int] | None = None,
 ) -> OfficialRun:  # fmt: skip
     """Run the protocol.
@@ -123,13 +124,13 @@ def epoch_cost(data: Features, y: np.ndarray, test: Features, n_classes: int, re
 
     Medians, measured in turns. An epoch learns from four folds, then predicts the fifth and the test clips.
     """
-    held = _folds(len(y), 5, 0)
+    held = _folds(len(y), FOLDS, 0)
     clips, to_predict = Clips(data, np.asarray(y)), Clips(test, np.zeros(len(test), int))
     spent: list[list[float]] = [[], []]
     with reproducible(0, 1):
-        net = OfficialAttention(data.dims, n_classes, 128, 0.5)
-        optimiser = _optimiser(net, 1e-4)
-        published = _loaders(clips, to_predict, held, 0, 32)
+        net = OfficialAttention(data.dims, n_classes, HIDDEN, DROPOUT)
+        optimiser = _optimiser(net, LR)
+        published = _loaders(clips, to_predict, held, 0, BATCH)
         ready = [list(loader) for loader in published]
         for _ in range(repeats):
             for loaders, seconds in zip((published, ready), spent, strict=True):

@@ -153,12 +153,12 @@ def read_parquet(path: Path | str, made_by: str = "", columns: Sequence[str] | N
     """Read a table, or those of the columns that it has; a missing or damaged file is one clear line."""
     with _parquet(path, made_by):
         kept = None if columns is None else [c for c in columns if c in pq.read_schema(path).names]
-        return pq.read_table(path, columns=kept, page_checksum_verification=True).to_pandas()
+        return read_table(path, columns=kept).to_pandas()
 
 
-def read_table(path: Path | str, made_by: str = "", **options: Any) -> pa.Table:
+def read_table(path: Path | str, **options: Any) -> pa.Table:
     """Read a table as it is stored, its checksums verified; a missing or damaged file is one clear line."""
-    with _parquet(path, made_by):
+    with _parquet(path):
         return pq.read_table(path, page_checksum_verification=True, **options)
 
 

@@ -70,10 +70,11 @@ def difference_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     grouped = {kind: [row for row in rows if (row["split"], row["scored_on"]) == kind] for kind in TABLES}
     kind = next((kind for kind, some in grouped.items() if some), TABLES[0])
     whole = _whole(grouped[kind])
-    ordered = sorted(grouped[kind], key=lambda row: (_rank(row), row["difference"]))
-    found = {"parts": [row for row in ordered if _part(row, whole)]}
-    found |= {"others": [row for row in ordered if not _part(row, whole)]}
-    found["parts"].sort(key=lambda row: -row["difference"])
+    rows = [{**row, "part": _part(row, whole)} for row in grouped[kind]]
+    found = {
+        "parts": sorted((row for row in rows if row["part"]), key=lambda row: -row["difference"]),
+        "others": sorted((row for row in rows if not row["part"]), key=lambda row: (_rank(row), row["difference"])),
+    }
     for name, some in found.items():
         found[name] = [_difference_row(row, whole) for row in some]
         tested = [row for row in found[name] if row.get("p") is not None]
@@ -89,7 +90,7 @@ def _title(kind: tuple[str, str]) -> str:
 def _difference_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:
     ours = row["ours"] + (", settings searched" if row["model"].endswith(SEARCHED) else "")
     shown = {"interval": _interval(row, "+.3f"), "holm": "–", "branches": _named(row["branches"], whole), "ours": ours}
-    return {**row, **shown, "difference": f"{row['difference']:+.3f}", "part": _part(row, whole)}
+    return {**row, **shown, "difference": f"{row['difference']:+.3f}"}
 
 
 def _part(row: dict[str, Any], whole: list[str]) -> str:

@@ -5,7 +5,7 @@ import re
 from ecmf_utils import scoreboard, study
 from ecmf_utils.params import load_profile
 from ecmf_utils.paths import ROOT, read_json
-from ecmf_utils.results import reference_path
+from ecmf_utils.results import SEARCHED, reference_path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = {"ECMF": "ecmf", "late fusion": "late", "logistic regression": "logreg"}
@@ -49,6 +49,11 @@ def test_the_demo_table_is_the_reference():
         assert figures == (given["refined"], given["given"])
 
 
+def named(model):
+    short = model.removesuffix(SEARCHED)
+    return NAMED.get(short, short) + (", searched" if short != model else "")
+
+
 def study_tables(parts):
     """Both tables of the study as the README shows them: what a part adds, and ECMF against the others."""
     found = scoreboard.difference_rows(study.differences(parts))
@@ -57,11 +62,9 @@ def study_tables(parts):
     figures = ("difference", "interval", "holm")
     parts = [[PARTS.get(row["part"], row["part"]), *(row[name] for name in figures)] for row in found["parts"]]
     others = [
-        [NAMED.get(name, name) + searched, row["labels"], f"{scores[row['model'], row['labels']]['weighted_f1']:.3f}",
+        [named(row["model"]), row["labels"], f"{scores[row['model'], row['labels']]['weighted_f1']:.3f}",
          *(row[figure] for figure in figures)]
         for row in found["others"] if row["branches"] == "all"
-        for name, dash, end in [row["model"].partition("-")]
-        for searched in [", searched" if dash else ""]
     ]  # fmt: skip
     return parts, others
 
