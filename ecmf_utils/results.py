@@ -18,6 +18,7 @@ SCORE_KEYS = (
     "macro_f1", "scored_on",
 )  # fmt: skip
 COST_KEYS = ("seconds", "parameters")  # as far as a row has them
+SEED_KEYS = ("seed_mean", "seed_sd")  # of runs with several seeds
 OURS = "ecmf"
 SEARCHED = "-searched"  # ends the name of a model whose settings were searched
 IDENTITY = ("model", "branches", "labels", "split", "scored_on")
@@ -159,7 +160,8 @@ def collect(profile: str) -> dict[str, Any]:
                 for record in records
             ],
             "scores": [
-                {key: row[key] for key in (*SCORE_KEYS, *COST_KEYS) if key in row} for row in read_scores(profile)
+                {key: row[key] for key in (*SCORE_KEYS, *COST_KEYS, *SEED_KEYS) if key in row}
+                for row in read_scores(profile)
             ],
         }
     )
@@ -183,7 +185,8 @@ def write_reference(profile: str, tolerances: dict[str, float] | None = None) ->
     """Make the present `results.json` of a profile the one that `verify` compares with."""
     fresh = _read_results(profile)
     kept = {key: fresh[key] for key in ("schema_version", "profile", "clips")}
-    kept["scores"] = [{key: row[key] for key in SCORE_KEYS} for row in fresh["scores"]]  # costs are another machine's
+    figures = (*SCORE_KEYS, *SEED_KEYS)  # costs are another machine's
+    kept["scores"] = [{key: row[key] for key in figures if key in row} for row in fresh["scores"]]
     return paths.write_json(
         reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept}
     )

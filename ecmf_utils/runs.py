@@ -98,19 +98,21 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
     """
     n = len(problem.given)
     train_ids = problem.data.clip_ids[:n]
-    wanted = [("oof", "observed", train_ids, problem.given, result.oof)]
+    wanted = [("oof", "observed", train_ids, problem.given, result.oof, result.per_seed)]
     learned = _truth(problem.train_profile or profile, problem)
     if learned is not None and learned.reindex(train_ids).notna().all():
-        wanted.append(("oof", "truth", train_ids, learned.reindex(train_ids).to_numpy(int), result.oof))
+        y = learned.reindex(train_ids).to_numpy(int)
+        wanted.append(("oof", "truth", train_ids, y, result.oof, result.per_seed))
     truth = _truth(profile, problem)
     tested = problem.test_y >= 0
     if tested.any():
         ids = [i for i, known in zip(problem.test.clip_ids, tested, strict=True) if known]
         known = truth is not None and truth.reindex(ids).notna().all()
         y = truth.reindex(ids).to_numpy(int) if known else problem.test_y[tested]
-        wanted.append(("test", "truth" if known else "observed", ids, y, result.test[tested]))
+        each = [proba[tested] for proba in result.test_per_seed]
+        wanted.append(("test", "truth" if known else "observed", ids, y, result.test[tested], each))
     about = {"seconds": round(result.seconds, 2), "parameters": _parameters(result)} | _searched(result)
-    return [_score_row(problem, model, len(result.per_seed), *each) | about for each in wanted]
+    return [_score_row(problem, model, *each) | about for each in wanted]
 
 
 def _parameters(result: training.Run) -> int:
@@ -128,12 +130,12 @@ def _searched(result: training.Run) -> dict[str, dict[str, float]]:
 def _score_row(
     problem: Problem,
     model: str,
-    seeds: int,
     split: str,
     scored_on: str,
     ids: list[str],
     y: np.ndarray,
     proba: np.ndarray,
+    per_seed: list[np.ndarray],
 ) -> dict[str, Any]:
     speakers = (problem.train_clips if split == "oof" else problem.clips)["speaker"].reindex(ids).to_numpy(object)
     interval = metrics.bootstrap_ci(y, proba, speakers)
@@ -144,7 +146,7 @@ def _score_row(
         "labels": problem.trained_on,
         "split": split,
         "n": len(y),
-        "seeds": seeds,
+        "seeds": len(per_seed),
         "weighted_f1": found["weighted_f1"],
         "ci95": [round(v, 4) for v in interval.ci],
         "ci_unit": interval.unit,
@@ -152,7 +154,15 @@ def _score_row(
         "macro_f1": found["macro_f1"],
         "ece": found["ece"],
         "scored_on": scored_on,
-    } | ({"train_profile": problem.train_profile} if problem.train_profile else {})
+    } | _seed_spread(y, per_seed) | ({"train_profile": problem.train_profile} if problem.train_profile else {})
+
+
+def _seed_spread(y: np.ndarray, per_seed: list[np.ndarray]) -> dict[str, float]:
+    """Mean and standard deviation of single seeds, each the mean probability over its folds."""
+    single = [metrics.scores(y, proba)["weighted_f1"] for proba in per_seed]
+    if len(single) < 2:
+        return {}
+    return {"seed_mean": round(float(np.mean(single)), 4), "seed_sd": round(float(np.std(single, ddof=1)), 4)}
 
 
 def _truth(profile: str, problem: Problem) -> pd.Series | None:

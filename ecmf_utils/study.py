@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .paths import read_json, reports_dir
-from .results import CLIP_KEYS, COST_KEYS, OURS, SCHEMA_VERSION, SEARCHED, finite, identity
+from .results import CLIP_KEYS, COST_KEYS, OURS, SCHEMA_VERSION, SEARCHED, SEED_KEYS, finite, identity
 
 
 def read_members(members: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         n = sum(row["n"] for row in rows)
         known = [key for key in COST_KEYS if all(row.get(key) is not None for row in rows)]
         figures |= {key: round(mean_interval([row[key] for row in rows])[0]) for key in known}
-        about = {key: value for key, value in rows[0].items() if key not in COST_KEYS}
+        about = {key: value for key, value in rows[0].items() if key not in (*COST_KEYS, *SEED_KEYS)}
         pooled.append({**about, **figures, "ci95": interval, "n": n, "corpora": len(rows)})
     return pooled
 

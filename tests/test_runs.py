@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from ecmf_utils import baselines, comparison, corpus, learning, linear, paths, runs
 from ecmf_utils.paths import EcmfError, data_dir
@@ -118,6 +119,22 @@ def test_scores_are_those_of_the_held_out_clips(profile):
     assert rows["test"]["weighted_f1"] > 0.7 and rows["oof"]["scored_on"] == "observed"
     low, high = rows["oof"]["ci95"]
     assert low <= rows["oof"]["weighted_f1"] <= high
+
+
+def test_single_seeds_are_scored_beside_their_mean_probability(profile):
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
+    make = baselines.maker("ecmf", problem.data.dims, 3, epochs=2, width=8)
+    result = runs.cross_validate("p", "ecmf", problem, make, [0, 1, 2])
+    rows = {row["split"]: row for row in runs.score_rows("p", problem, result, "ecmf")}
+    known = problem.test_y >= 0
+    tested = [proba[known] for proba in result.test_per_seed]
+    for split, y, each in (("oof", problem.given, result.per_seed), ("test", problem.test_y[known], tested)):
+        single = [f1_score(y, proba.argmax(1), average="weighted") for proba in each]
+        assert len(single) == rows[split]["seeds"] == 3
+        assert rows[split]["seed_mean"] == pytest.approx(np.mean(single), abs=1e-4)
+        assert rows[split]["seed_sd"] == pytest.approx(np.std(single, ddof=1), abs=1e-4)
+    once = runs.cross_validate("p", "once", problem, make, [0])
+    assert all("seed_sd" not in row for row in runs.score_rows("p", problem, once, "ecmf"))
 
 
 def test_the_truth_changes_scores_and_never_predictions(profile):
