@@ -95,32 +95,34 @@ def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:
 def _study(profile: str, members: Sequence[str]) -> dict[str, Any]:
     found = study.read_members(members)
     results = study.pool(profile, found)
-    records = [record for name in found for record in run_records(name)]
-    for record in records:
-        record["stale"] = stale_inputs(record, record.get("profile") or profile)
-        record["name"] = f"{record.get('profile')}: {record['name']}"
+    records = []
+    for name in found:
+        for record in run_records(name):
+            record["stale"] = stale_inputs(record, name)
+            records.append({**record, "name": f"{name}: {record['name']}"})
     absent = [f"{name} has not run" for name in members if name not in found]
+    absent += [f"{name} has no scores yet" for name, part in found.items() if not part["scores"]]
     return {
         "results": results,
         "synthetic": next((text for name in members if (text := synthetic(name))), None),
         "facts": [("corpora", str(len(found))), *_facts(records, results)],
         "untrained": "",
         "troubles": absent + _troubles(records),
-        "cards": _cards(results, records),
-        "pages": [_member_page(name, part) for name, part in found.items()],
+        "cards": _cards(results, records, "listed by each corpus"),
+        "pages": [_member_page(name, part, records) for name, part in found.items()],
         "problems": [],
         "versions": _versions(records),
     }
 
 
-def _member_page(name: str, part: dict[str, Any]) -> dict[str, Any]:
-    failed = any(notebook["status"] != "ok" for notebook in part["notebooks"])
+def _member_page(name: str, part: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
+    own = [record for record in records if record["name"].startswith(f"{name}: ")]
     return {
         "name": f"{part['clips']['total']} clips",
         "title": name,
         "page": f"../{name}/index.html",
         "thumbnail": None,
-        "state": "failed" if failed else "ok",
+        "state": _state(own, incomplete=not part["scores"]),
         "facts": [duration(part["seconds"])],
         "parameters": {},
         "shards": [],
@@ -145,7 +147,9 @@ def _untrained(profile: str) -> str:
 def _troubles(records: list[dict[str, Any]]) -> list[str]:
     lines = []
     for record in records:
-        if record.get("status") != "ok":
+        if record.get("status") == "running":
+            lines.append(f"{record['name']} is running, or was killed")
+        elif record.get("status") != "ok":
             why = str(record.get("error") or "no reason was recorded").strip().splitlines()[0]
             lines.append(f"{record['name']} {record.get('status') or 'did not finish'}: {why}")
         elif record["stale"]:
@@ -157,15 +161,17 @@ def _troubles(records: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(lines))  # all shards are stale together
 
 
-def _cards(results: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _cards(
+    results: dict[str, Any], records: list[dict[str, Any]], problems_are: str = "listed below"
+) -> list[dict[str, str]]:
     clips, cards = results["clips"], []
     parts = [f"{clips[name]} {name}" for name in ("train", "test", "unlabelled") if clips[name]]
     cards.append({"value": clips["total"], "title": "clips", "note": ", ".join(parts)})
-    cards.append({"value": clips["problems"], "title": "clips with a problem", "note": "listed below"})
+    cards.append({"value": clips["problems"], "title": "clips with a problem", "note": problems_are})
     cards += scoreboard.score_card(results["scores"])
     notebooks = _notebooks(records)
     done = sum(all(run.get("status") == "ok" for run in runs) for runs in notebooks)
-    note = f"{len(notebooks) - done} failed" if done < len(notebooks) else duration(results["seconds"])
+    note = f"{len(notebooks) - done} not finished" if done < len(notebooks) else duration(results["seconds"])
     cards.append({"value": done, "title": "notebooks run", "note": note})
     return cards
 

@@ -348,6 +348,24 @@ def test_study_pools_its_members(home):
     assert "s3 has not run" in page.read_text()
 
 
+def test_a_study_tells_a_corpus_that_runs_or_lacks_scores_from_one_that_failed(home):
+    states = {"s0": "ok", "s1": "running", "s2": "failed", "s3": "ok"}
+    for name, status in states.items():
+        corpus(name)
+        record("51_compare_runs", profile=name, status=status, error="no" if status == "failed" else None)
+        scores(*([] if name == "s3" else [score()]), profile=name)
+        report.build_index(name)
+    (reports_dir("s2") / "runs" / "20_detect_faces").mkdir()
+    (reports_dir("s2") / "runs" / "20_detect_faces" / "run.json").write_text("{")
+    soup = BeautifulSoup(report.build_index("all", members=list(states)).read_text(), "html.parser")
+    shown = {page.b.text: page.find(class_="what").find_all("span")[-1].text for page in soup.select(".page")}
+    assert shown == {"s0": "ok", "s1": "running", "s2": "died", "s3": "incomplete"}
+    said = [line.text for line in soup.select(".note.bad li")]
+    assert said[:3] == ["s3 has no scores yet", "s1: 51_compare_runs is running, or was killed", said[2]]
+    assert said[2].startswith("s2: 20_detect_faces died: ") and said[3] == "s2: 51_compare_runs failed: no"
+    assert "listed by each corpus" in soup.text and "listed below" not in soup.text
+
+
 def test_a_study_says_what_each_part_adds(home):
     """A row of ECMF without a branch or a switch is named by what it lacks, apart from other models."""
     branches = ["scene", "face", "audio"]
