@@ -35,7 +35,8 @@ def plan(
     """The runs of a comparison: `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials`.
 
     added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
-    searched : models whose settings are searched with `n_trials` trials in every outer fold.
+    searched : models whose settings are searched with `n_trials` trials in every outer fold. Those without a space to
+    search, which choose their penalty in inner folds themselves, are run as they are.
     more : settings of every network but ECMF, which keeps those of notebook 50.
     ours : labels that notebook 50's ECMF was trained on, and the ablations and searches with it.
     """
@@ -53,7 +54,7 @@ def plan(
             grown = [b for b in branches if b in grown or b == branch]
             if 0 < len(grown) < len(branches):
                 rows.append(_planned(OURS, grown, ours))
-    rows += [_planned(model, branches, ours, trials=n_trials) for model in searched]
+    rows += [_planned(model, branches, ours, trials=n_trials if model in spaces.SPACES else 0) for model in searched]
     for row in rows:
         if baselines.has_epochs(row["base"]) and row["base"] != OURS:
             row["settings"] = {**(more or {}), **row["settings"]}
@@ -143,8 +144,7 @@ def estimate(
             rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": seconds}
         n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
         rows[one["base"]]["runs"] += 1
-        trials = one["trials"] if one["base"] in spaces.SPACES else 0
-        rows[one["base"]]["fits"] += n_folds * (n_seeds + trials)
+        rows[one["base"]]["fits"] += n_folds * (n_seeds + one["trials"])
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
     return table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
 
@@ -188,9 +188,9 @@ def shown_split(scores: pd.DataFrame) -> str:
 
 
 def described(row: Mapping[str, Any], branches: Sequence[str]) -> str:
-    """A score row in words: model, branches, and refined labels where it learned from those."""
+    """A score row in words: model, branches, labels it learned from."""
     used = "all" if list(row["branches"]) == list(branches) else "+".join(row["branches"])
-    return " · ".join([row["model"], used, *(["refined"] if row["labels"] == "refined" else [])])
+    return " · ".join([row["model"], used, row["labels"]])
 
 
 def doubt(rows: Sequence[dict[str, Any]]) -> str:
@@ -210,19 +210,29 @@ def doubt(rows: Sequence[dict[str, Any]]) -> str:
 def families(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, list[str]]]:
     """What is compared with what: name of a family to the key of our run and those of the others.
 
-    ECMF as notebook 50 trained it against the other models, and against itself without a part or on other labels;
-    where settings were searched, ECMF's searched ones against those of the others.
+    Other models against ECMF trained on the same labels (against notebook 50's where there is none), ECMF as notebook
+    50 trained it against itself without a part or on other labels, and searched settings against ECMF's searched ones.
     """
-    model = {key: rows[0]["model"] for key, rows in done.items() if key != OURS}
-    searched = [key for key, name in model.items() if name.endswith(SEARCHED)]
-    itself = [key for key, name in model.items() if name.partition("-no-")[0] == OURS]
-    found = {
-        "other models": (OURS, [key for key in model if key not in (*searched, *itself)]),
-        "ECMF otherwise": (OURS, itself),
-    }
-    for best in (key for key in searched if model[key] == OURS + SEARCHED):
-        found["settings searched"] = (best, [key for key in searched if key != best])
+    first = {key: rows[0] for key, rows in done.items()}
+    searched = [key for key, row in first.items() if row["model"].endswith(SEARCHED)]
+    itself = [key for key, row in first.items() if key != OURS and row["model"].partition("-no-")[0] == OURS]
+    plain = [key for key in first if key not in (OURS, *searched, *itself)]
+    own = {first[key]["labels"]: key for key in itself if _is_whole(first[key], first[OURS])} if itself else {}
+    own |= {first[OURS]["labels"]: OURS}
+    found = {}
+    for labels in dict.fromkeys(first[key]["labels"] for key in plain):
+        ours = own.get(labels, OURS)
+        name = f"other models, {labels} labels" + ("" if labels in own else f" (ECMF: {first[OURS]['labels']})")
+        found[name] = (ours, [key for key in plain if first[key]["labels"] == labels])
+    found["itself otherwise"] = (OURS, itself)
+    for best in (key for key in searched if first[key]["model"] == OURS + SEARCHED):
+        found["other models, settings searched"] = (best, [key for key in searched if key != best])
     return {name: (key, others) for name, (key, others) in found.items() if others}
+
+
+def _is_whole(row: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """ECMF with every part and branch of notebook 50's."""
+    return row["model"] == OURS and row["branches"] == ours["branches"]
 
 
 def paired(
@@ -234,7 +244,7 @@ def paired(
     -------
     DataFrame
         Index other run; `difference`, `low`, `high` (95 %, paired bootstrap, see `metrics.paired_difference`),
-        `p`, `p (Holm)`, corrected for the number of other runs, `p (McNemar)`, corrected likewise, and `over`:
+        `p`, `p (Holm)`, corrected for the number of other runs, `p (McNemar, Holm)`, corrected likewise, and `over`:
         speakers or clips, whichever were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
@@ -257,10 +267,10 @@ def paired(
             "low": found.ci[0],
             "high": found.ci[1],
             "p": found.p,
-            "p (McNemar)": metrics.mcnemar(y, proba[name], proba[key]),
+            "p (McNemar, Holm)": metrics.mcnemar(y, proba[name], proba[key]),
             "over": "speakers" if found.unit == "groups" and len(set(speakers)) < len(ids) else "clips",
         }
-    columns = ["difference", "low", "high", "p", "p (McNemar)", "over"]
+    columns = ["difference", "low", "high", "p", "p (McNemar, Holm)", "over"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.insert(4, "p (Holm)", metrics.holm(table["p"]))
-    return table.assign(**{"p (McNemar)": metrics.holm(table["p (McNemar)"])})
+    return table.assign(**{"p (McNemar, Holm)": metrics.holm(table["p (McNemar, Holm)"])})

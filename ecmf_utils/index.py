@@ -53,6 +53,7 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
         "css": css(),
         "tables": tables,
         "forest": scoreboard.forest(tables[0]["scores"]) if tables else "",
+        "glossary": scoreboard.glossary(results["scores"]),
         "differences": scoreboard.difference_rows(results.get("differences", [])),
         "footer": footer(),
     }
@@ -134,8 +135,9 @@ def _facts(records: list[dict[str, Any]], results: dict[str, Any]) -> list[tuple
     known = dict(run_facts(latest))
     facts = [("profile", results["profile"])]
     facts += [("last run", known["started"])] if "started" in known else []
-    facts += [("computing time", duration(results["seconds"]))] if records else []
-    return facts + [(name, known[name]) for name in ("device", "commit") if name in known]
+    facts += [("sum over notebooks", duration(results["seconds"]))] if records else []
+    several = len({record["commit"] for record in records if record.get("commit")}) > 1  # told among the troubles
+    return facts + [(name, known[name]) for name in ("device", *([] if several else ["commit"])) if name in known]
 
 
 def _untrained(profile: str) -> str:
@@ -157,7 +159,8 @@ def _troubles(records: list[dict[str, Any]]) -> list[str]:
             lines.append(f"{_whole(record)} is stale: {record['stale'][0]}{more} since it ran")
     commits = {record["commit"] for record in records if record.get("commit")}
     if len(commits) > 1:
-        lines.append(f"The runs come from {len(commits)} different commits.")
+        short = ", ".join(sorted(commit[:7] for commit in commits))
+        lines.append(f"The runs come from {len(commits)} different commits: {short}.")
     return list(dict.fromkeys(lines))  # all shards are stale together
 
 

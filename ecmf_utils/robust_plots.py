@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from .theme import ACCENT, INK, MISSING, branch_colours, picture
 
+PANELS = 5  # side by side
+
 
 def subsets(table: pd.DataFrame) -> Figure:
     """Score of every subset of branches; columns branches (joined by +), weighted_f1, low, high."""
@@ -38,13 +40,34 @@ def subsets(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def noise(table: pd.DataFrame) -> Figure:
-    """Score against noise on one branch; columns branch, noise (standard deviations), weighted_f1, low, high."""
-    figure, (ax,) = picture(height=3.2, width=6.0, alt="Weighted F1 with noise on one branch")
-    for branch, colour in branch_colours(table["branch"].unique()).items():
+def noise(table: pd.DataFrame, kept: pd.DataFrame) -> Figure:
+    """Score against noise on one branch, a panel each.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns branch, noise (standard deviations), weighted_f1, low, high.
+    kept : DataFrame
+        What `subsets` takes; the score with the branch hidden is dashed.
+    """
+    names = list(table["branch"].unique())
+    score = kept.set_index("branches")["weighted_f1"]
+    columns = min(len(names), PANELS)
+    lines = -(-len(names) // columns)
+    figure, axes = picture(
+        lines, columns, height=0.6 + 2.0 * lines, sharex=True, sharey=True, alt="Weighted F1 with noise on one branch"
+    )
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    for ax, (branch, colour) in zip(axes, branch_colours(names).items(), strict=False):
         rows = table[table["branch"] == branch].sort_values("noise")
-        ax.plot(rows["noise"], rows["weighted_f1"], "o-", color=colour, label=branch)
-        ax.fill_between(rows["noise"], rows["low"], rows["high"], color=colour, alpha=0.08, lw=0)
-    ax.set(xlabel="noise on one branch (standard deviations of each dimension)", ylabel="weighted F1")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.plot(rows["noise"], rows["weighted_f1"], "o-", color=colour)
+        ax.fill_between(rows["noise"], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+        others = "+".join(name for name in names if name != branch)
+        if others in score:
+            ax.axhline(score[others], color=INK, ls="--", lw=1)
+        ax.set_title(branch)
+    for ax in axes[::columns]:
+        ax.set_ylabel("weighted F1")
+    figure.supxlabel("noise on the branch (standard deviations of each dimension); dashed: hidden", fontsize=9)
     return figure

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from .theme import ACCENT, INK, NO_LABEL, branch_colours, emotion_colours, picture, plain
 
@@ -17,13 +18,17 @@ MANY_ROWS = 40  # above this, single rows of a stacked bar chart cannot be named
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Curves over the columns epoch, loss, inner_loss, inner_f1; several runs: mean and spread.
+    """Curves over the columns epoch, loss, inner_loss, inner_f1; several fits (column run): mean and deviation.
 
-    Without inner rows only the loss is drawn.
+    Epochs count from 1 in the picture. Of fits that stop early the mean is drawn while most go on; dotted is
+    the epoch of the lowest inner loss, median over the fits. Without inner rows only the loss is drawn.
     """
+    history = history.assign(epoch=history["epoch"] + 1)
+    going = history.groupby("epoch").size()
+    shown = history[history["epoch"].map(going) * 2 > going.max()]
     if "inner_loss" not in history:
         figure, (loss,) = picture(height=3.0, width=4.6, alt="Loss by epoch")
-        sns.lineplot(history, x="epoch", y="loss", errorbar="sd", color=ACCENT, ax=loss)
+        sns.lineplot(shown, x="epoch", y="loss", errorbar="sd", color=ACCENT, ax=loss)
         loss.set(xlabel="epoch", ylabel="cross-entropy of training rows (nats)")
         return figure
     figure, (loss, score) = picture(1, 2, height=3.0, alt="Loss and inner weighted F1 by epoch")
@@ -31,14 +36,19 @@ def curves(history: pd.DataFrame) -> Figure:
         ("loss", "training rows", ACCENT),
         ("inner_loss", "inner held-out rows", "#D55E00"),
     ):
-        sns.lineplot(history, x="epoch", y=column, errorbar="sd", color=colour, label=name, ax=loss)
-    sns.lineplot(history, x="epoch", y="inner_f1", errorbar="sd", color="#D55E00", ax=score)
-    best = history.groupby("epoch")["inner_f1"].mean()
-    if best.notna().any():
-        score.axvline(best.idxmax(), color=INK, ls=":", lw=1)
-        score.set_title(f"best mean at epoch {best.idxmax()}", fontweight="normal", fontsize=9)
+        sns.lineplot(shown, x="epoch", y=column, errorbar="sd", color=colour, label=name, ax=loss)
+    sns.lineplot(shown, x="epoch", y="inner_f1", errorbar="sd", color="#D55E00", ax=score)
+    fits = history.groupby("run") if "run" in history else [(0, history)]
+    kept = [fit.loc[fit["inner_loss"].idxmin(), "epoch"] for _, fit in fits if fit["inner_loss"].notna().any()]
+    for ax in (loss, score) if kept else ():
+        ax.axvline(np.median(kept), color=INK, ls=":", lw=1)
+    if kept:
+        spread = f"{min(kept)} to {max(kept)}, median {np.median(kept):g}" if len(kept) > 1 else f"{kept[0]}"
+        score.set_title(f"epoch kept: {spread}", fontweight="normal", fontsize=9)
     loss.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     score.set(xlabel="epoch", ylabel="weighted F1 (inner held-out)")
+    for ax in (loss, score):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.set_ylim(bottom=0)
     score.set_ylim(max(0, score.get_ylim()[0]), min(1, score.get_ylim()[1]))  # a spread may leave 0 to 1
     return figure
@@ -143,6 +153,8 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str = "") -> Fig
 
 def calibration(bins: pd.DataFrame) -> Figure:
     """Reliability diagram; columns confidence, accuracy (both 0-1) and n (clips in the bin)."""
+    from scipy.stats import binomtest  # half a second that no other figure needs
+
     bins = bins[bins["n"] > 0]
     figure, (curve, count) = picture(
         2,
@@ -155,15 +167,10 @@ def calibration(bins: pd.DataFrame) -> Figure:
     )
     curve.plot([0, 1], [0, 1], color="#9AA5B1", ls="--", lw=1, label="perfectly calibrated")
     curve.plot(bins["confidence"], bins["accuracy"], "o-", color=ACCENT, label="model")
-    error = 1.96 * np.sqrt(bins["accuracy"] * (1 - bins["accuracy"]) / bins["n"])
-    curve.fill_between(
-        bins["confidence"],
-        bins["accuracy"] - error,
-        bins["accuracy"] + error,
-        color=ACCENT,
-        alpha=0.15,
-        lw=0,
-    )
+    right = (bins["accuracy"] * bins["n"]).round().astype(int)
+    ranges = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(right, bins["n"], strict=True)]
+    ends = [one.low for one in ranges], [one.high for one in ranges]
+    curve.fill_between(bins["confidence"], *ends, color=ACCENT, alpha=0.15, lw=0, label="95 % interval (Wilson)")
     curve.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
     curve.legend(loc="upper left")
     count.bar(bins["confidence"], bins["n"], width=0.05, color=ACCENT)

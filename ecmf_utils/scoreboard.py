@@ -17,7 +17,36 @@ SINGLE = (
     f"{WHAT} The interval draws speakers (clips, where there are few) and takes the trainings as they are. One corpus "
     f"and overlapping intervals do not tell models apart. {COST}"
 )
-POOLED = f"Means over the corpora, with a t-interval over them. {WHAT} {COST}"
+POOLED = f"Means over the corpora, with a t-interval over them. {WHAT} {COST} Of both the median over corpora."
+ONCE = {"corpora": "corpora", "n": "clips"}  # columns that are said above the table where all rows agree
+PARTS = {
+    "attention": "self-attention", "residual": "residual connections", "auxiliary": "auxiliary heads",
+    "weighting": "dynamic weights", "branch_dropout": "branch dropout",
+}  # fmt: skip
+MODELS = {
+    "ecmf": "self-attention over branch tokens, residual connections, dynamic weights (arXiv 2508.05991)",
+    "majority": "the distribution of the training labels, whatever the clip",
+    "logreg": "logistic regression on all branches side by side",
+    "late": "late fusion: one logistic regression a branch, their mean probability",
+    "stacked": "stacked late fusion: a logistic regression on what one regression a branch says (Wolpert 1992)",
+    "concat": "early fusion: all branches side by side through a multi-layer perceptron",
+    "attention": "the attention model of the official MER2025 toolkit, re-implemented; not ECMF's self-attention",
+    "tfn": "Tensor Fusion Network (Zadeh et al. 2017)",
+    "lmf": "Low-rank Multimodal Fusion (Liu et al. 2018)",
+    "misa": "modality-invariant and -specific representations (Hazarika et al. 2020)",
+    "mmim": "MultiModal InfoMax (Han et al. 2021)",
+    "experts": "a mixture of branch experts, weighed by a router",
+    "ef_lstm": "early fusion over time: one LSTM on all branches, step by step",
+    "mfn": "Memory Fusion Network, on sequences (Zadeh et al. 2018)",
+    "graph_mfn": "Graph Memory Fusion Network, on sequences (Zadeh et al. 2018)",
+    "mult": "Multimodal Transformer, on sequences (Tsai et al. 2019)",
+}
+NAMES = {
+    SEARCHED: "ends the name of a model whose settings were searched on inner folds of every outer fold",
+    "-no-": "ECMF trained without that part",
+    "given, refined": "the labels that a model was trained on: the annotators', or those that notebook 40 made of them",
+    "text, context": "branches: the transcript, and what a language model read into it",
+}
 LABELS = ("given", "refined", "truth")  # that a model was trained on, in the order shown
 SPLIT_WORDS = {"test": "Test clips", "oof": "Training clips, out-of-fold"}
 TRUTH_WORDS = {"truth": "the known truth", "observed": "the labels as given"}
@@ -32,7 +61,20 @@ def score_card(scores: list[dict[str, Any]]) -> list[dict[str, str]]:
     chosen = max(ours, key=lambda row: (len(row["branches"]), row["labels"] == "refined"))
     where = f"{SPLIT_WORDS[chosen['split']].lower()}, {chosen['labels']} labels"
     note = f"{where}; 95 % interval {_interval(chosen)}"
+    note += f"; {chosen['corpora']} corpora, {chosen['n']} clips" if "corpora" in chosen else ""
     return [{"value": _number(chosen["weighted_f1"]), "title": "weighted F1 of ECMF", "note": note}]
+
+
+def glossary(scores: list[dict[str, Any]]) -> dict[str, str]:
+    """What the names in the score tables mean, as far as they are known here."""
+    names = {row["model"].removesuffix(SEARCHED).partition("-no-")[0] for row in scores}
+    found = {name: meaning for name, meaning in MODELS.items() if name in names}
+    return found | {name: meaning for name, meaning in NAMES.items() if found and _is_used(name, scores)}
+
+
+def _is_used(name: str, scores: list[dict[str, Any]]) -> bool:
+    words = {word for row in scores for word in (row["labels"], *row["branches"])}
+    return any(name in row["model"] for row in scores) or bool(words.intersection(name.split(", ")))
 
 
 def score_tables(scores: list[dict[str, Any]], pooled: bool = False) -> list[dict[str, Any]]:
@@ -43,9 +85,11 @@ def score_tables(scores: list[dict[str, Any]], pooled: bool = False) -> list[dic
         if not rows:
             continue
         rows.sort(key=lambda row: -(row["weighted_f1"] or 0))
-        tables.append(
-            {"title": _title((split, truth)), "explained": explained, "scores": rows, "rows": _score_rows(rows)}
-        )
+        same = {key: rows[0][key] for key in ONCE if key in rows[0] and len({row[key] for row in rows}) == 1}
+        said = " ".join([", ".join(f"{value} {ONCE[key]}" for key, value in same.items()) + "."] if same else [])
+        columns = [key for key in ONCE if key in rows[0] and key not in same]
+        about = {"title": _title((split, truth)), "explained": f"{said} {explained}".strip(), "columns": columns}
+        tables.append(about | {"scores": rows, "rows": _score_rows(rows)})
     return tables
 
 
@@ -101,7 +145,7 @@ def _part(row: dict[str, Any], whole: list[str]) -> str:
         return ""
     if lacking:
         return f"{', '.join(lacking)} ({'branch' if len(lacking) == 1 else 'branches'})"
-    return switch.replace("_", " ") or f"{row['ours']} instead of {row['labels']} labels"
+    return PARTS.get(switch, switch) or f"{row['ours']} instead of {row['labels']} labels"
 
 
 def _whole(rows: list[dict[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from .paths import read_json, reports_dir
@@ -59,9 +60,10 @@ def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for key in ("weighted_f1", "accuracy", "macro_f1")
         }
         interval = mean_interval([row["weighted_f1"] for row in rows])[1]
+        interval = interval and [max(interval[0], 0.0), min(interval[1], 1.0)]  # a score lies in between
         n = sum(row["n"] for row in rows)
         known = [key for key in COST_KEYS if all(row.get(key) is not None for row in rows)]
-        figures |= {key: round(mean_interval([row[key] for row in rows])[0]) for key in known}
+        figures |= {key: round(median(row[key] for row in rows)) for key in known}  # a busy machine spoils a mean
         about = {key: value for key, value in rows[0].items() if key not in (*COST_KEYS, *SEED_KEYS)}
         pooled.append({**about, **figures, "ci95": interval, "n": n, "corpora": len(rows)})
     return pooled

@@ -63,7 +63,7 @@ def examples(labels, branches):
         "label_distributions": plots.label_distributions(answers),
         "class_f1": plots.class_f1(f1),
         "subsets": plots.subsets(kept),
-        "noise": plots.noise(noisy),
+        "noise": plots.noise(noisy, kept),
     }
 
 
@@ -142,6 +142,30 @@ def test_silence_and_a_very_short_sound_have_a_spectrogram():
 def test_column_without_a_value_is_named_as_such():
     figure = plots.distributions(pd.DataFrame({"x": [None, None]}), {"x": "x (s)"})
     assert figure.axes[0].get_title(loc="left") == "none known, 2 missing"
+
+
+def test_curves_end_where_most_fits_have_stopped_and_mark_the_epochs_that_are_kept():
+    fits = [
+        pd.DataFrame({"epoch": range(n), "loss": 1.0, "inner_loss": [*range(n, 0, -1)], "inner_f1": 0.1 * i, "run": i})
+        for i, n in enumerate([2, 4, 4, 9])
+    ]
+    loss, score = plots.curves(pd.concat(fits)).axes
+    assert list(loss.lines[0].get_xdata()) == [1, 2, 3, 4]  # one of four goes on
+    assert score.get_title("left") == "epoch kept: 2 to 9, median 4" and list(score.lines[-1].get_xdata()) == [4, 4]
+
+
+def test_calibration_keeps_its_interval_between_0_and_1():
+    bins = pd.DataFrame({"confidence": [0.2, 0.9], "accuracy": [1 / 6, 1.0], "n": [6, 40]})
+    band = plots.calibration(bins).axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert 0 < band.min() < 1 / 6 and band.max() <= 1
+
+
+def test_noise_is_a_panel_a_branch_with_the_level_of_the_hidden_branch():
+    kept = pd.DataFrame({"branches": ["face+audio", "face", "audio"], "weighted_f1": [0.9, 0.7, 0.6]})
+    noisy = pd.DataFrame([(b, s, 0.8, 0.7, 0.9) for b in ("face", "audio") for s in (0, 1)])
+    noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
+    levels = {ax.get_title("left"): ax.lines[-1].get_ydata()[0] for ax in plots.noise(noisy, kept).axes}
+    assert levels == {"face": 0.6, "audio": 0.7}
 
 
 def test_curves_of_a_run_without_inner_rows_show_the_loss_alone():

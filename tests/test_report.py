@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from scipy.stats import ttest_1samp
 
-from ecmf_utils import cli, markup, pages, pipeline, report, results
+from ecmf_utils import baselines, cli, markup, pages, pipeline, report, results, scoreboard
 from ecmf_utils.paths import (
     EcmfError,
     data_dir,
@@ -364,6 +364,37 @@ def test_a_study_tells_a_corpus_that_runs_or_lacks_scores_from_one_that_failed(h
     assert said[:3] == ["s3 has no scores yet", "s1: 51_compare_runs is running, or was killed", said[2]]
     assert said[2].startswith("s2: 20_detect_faces died: ") and said[3] == "s2: 51_compare_runs failed: no"
     assert "listed by each corpus" in soup.text and "listed below" not in soup.text
+
+
+def test_the_page_says_what_the_names_in_its_tables_mean(home):
+    corpus()
+    scores(score(), score("mult-searched", 0.5), score("ecmf-no-attention", 0.6), score("new", 0.4, branches=("face",)))
+    soup = BeautifulSoup(report.build_index("demo").read_text(), "html.parser")
+    (table,) = [one.table for one in soup.select("details") if one.summary.text == "What the names mean"]
+    assert [row.code.text for row in table.find_all("tr")] == [
+        "ecmf", "mult", "-searched", "-no-", "given, refined", "text, context"
+    ]  # fmt: skip
+    assert set(scoreboard.MODELS) >= {*baselines.NETWORKS, *baselines.LINEAR}
+
+
+def test_what_all_rows_have_in_common_is_said_once(home):
+    corpus()
+    scores(score(n=7), score("late", n=7))
+    assert "7 clips. Weighted F1" in report.build_index("demo").read_text()
+    scores(score(n=7), score("late", n=6))
+    soup = BeautifulSoup(report.build_index("demo").read_text(), "html.parser")
+    heads = [cell.text for cell in soup.table.find_all("th")]
+    assert heads[7] == "clips" and [row.find_all("td")[7].text for row in soup.tbody.find_all("tr")] == ["7", "6"]
+
+
+def test_a_study_s_scores_stay_between_0_and_1_and_its_card_says_what_it_rests_on(home):
+    for number, f1 in enumerate([0.5, 1.0]):
+        corpus(f"s{number}")
+        scores(score(f1=f1, n=50), profile=f"s{number}")
+        report.build_index(f"s{number}")
+    page = report.build_index("all", members=["s0", "s1"])
+    assert read_json(page.parent / "results.json")["scores"][0]["ci95"] == [0.0, 1.0]
+    assert "; 2 corpora, 100 clips" in page.read_text()
 
 
 def test_a_study_says_what_each_part_adds(home):

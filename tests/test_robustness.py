@@ -59,7 +59,7 @@ def test_noise_hurts_the_branch_it_is_on_by_and_by(trained):
     assert set(table["noise"]) == {0.0, *robustness.NOISE} and set(table["branch"]) == set(DIMS)
     mean = table.groupby("noise")["weighted_f1"].mean()
     assert mean[0.0] > mean[2.0] + 0.03
-    assert plots.noise(table).axes
+    assert plots.noise(table, robustness.subset_table(run(DIMS), test, y)).axes
 
 
 def test_noise_has_the_size_asked_for_touches_one_branch_and_no_absent_clip():

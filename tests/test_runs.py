@@ -194,19 +194,34 @@ def test_the_plan_trains_ecmf_otherwise_on_the_labels_of_notebook_50():
 
 def test_what_was_searched_is_compared_with_what_was_searched():
     planned = comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
-    done = {one["key"]: [one] for one in planned} | {"ecmf": [{"model": "ecmf", "labels": "refined"}]}
+    ours = {"model": "ecmf", "labels": "refined", "branches": BRANCHES}
+    done = {one["key"]: [one] for one in planned} | {"ecmf": [ours]}
     found = comparison.families(done)
     assert {name: ours for name, (ours, _) in found.items()} == {
-        "other models": "ecmf", "ECMF otherwise": "ecmf", "settings searched": "ecmf-searched-face+audio-refined"
+        "other models, given labels": "ecmf-face+audio-given", "other models, refined labels": "ecmf",
+        "itself otherwise": "ecmf", "other models, settings searched": "ecmf-searched-face+audio-refined",
     }  # fmt: skip
-    assert found["settings searched"][1] == ["lmf-searched-face+audio-refined"]
-    assert found["other models"][1] == [f"late-face+audio-{k}" for k in ("given", "refined")] + [
-        "logreg-face-given", "logreg-audio-given"
-    ]  # fmt: skip
-    assert len(found["ECMF otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
+    assert found["other models, settings searched"][1] == ["lmf-searched-face+audio-refined"]
+    singles = ["logreg-face-given", "logreg-audio-given"]
+    assert found["other models, given labels"][1] == ["late-face+audio-given", *singles]
+    assert found["other models, refined labels"][1] == ["late-face+audio-refined"]
+    assert len(found["itself otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
     names = {comparison.described(one, BRANCHES) for one in planned}
-    assert {"late · all · refined", "logreg · face", "ecmf-no-attention · all · refined"} <= names
+    assert {"late · all · refined", "logreg · face · given", "ecmf-no-attention · all · refined"} <= names
     assert list(comparison.families({"ecmf": done["ecmf"]})) == []
+
+
+def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family():
+    (late,) = comparison.plan(["late"], [], "", BRANCHES, False)
+    done = {late["key"]: [late], "ecmf": [{"model": "ecmf", "labels": "refined", "branches": BRANCHES}]}
+    assert comparison.families(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
+
+
+def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
+    rows = comparison.plan([], ["late"], "", BRANCHES, False, (), ["ecmf", "logreg", "late", "stacked"], 4)
+    assert [(row["model"], row["labels"], row["trials"]) for row in rows] == [
+        ("late", "refined", 0), ("ecmf-searched", "refined", 4), ("logreg", "refined", 0), ("stacked", "refined", 0)
+    ]  # fmt: skip
 
 
 def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end():
