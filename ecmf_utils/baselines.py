@@ -257,17 +257,17 @@ def load_model(folder: Path) -> Any:
     """The fitted model that `save` wrote into a folder."""
     if (Path(folder) / "model").exists():  # what a search chose lies inside it
         return load_model(Path(folder) / "model")
-    recipe = read_json(Path(folder) / INFO, "50_train_fusion")["recipe"]
-    dims = {branch: recipe["dims"][branch] for branch in recipe["branches"]}
-    return make_model(recipe["model"], dims, recipe["n_classes"], **recipe["settings"]).load(folder)
-
-
-def load_run(folder: Path) -> list[Any]:
-    """All fitted models of a finished `training.cross_validate(keep=folder)`."""
-    fits = read_json(Path(folder) / "run.json", "50_train_fusion")["fits"]
-    if not fits:
-        raise EcmfError(f"{show(folder)}: the run has no fitted model; run 50_train_fusion again")
-    return [load_model(Path(folder) / name) for name in fits]
+    recipe = read_json(Path(folder) / INFO, "50_train_fusion").get("recipe", {})
+    try:
+        dims = {branch: recipe["dims"][branch] for branch in recipe["branches"]}
+        name, n_classes, settings = recipe["model"], recipe["n_classes"], dict(recipe["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EcmfError(f"{show(Path(folder) / INFO)}: no recipe of a model; train it again") from error
+    if "device" in settings:  # of the machine that it was trained on
+        settings["device"] = "auto"
+    model = make_model(name, dims, n_classes, **settings)
+    model.recipe = recipe
+    return model.load(folder)
 
 
 def has_epochs(name: str) -> bool:
@@ -291,6 +291,8 @@ def _network_model(
     shares = {key: value for key, value in parts.items() if key.endswith("dropout")}
     check_settings(f"model {name}: ", at_least_1=sizes, below_1=shares)
     rest = defaults | {key: value for key, value in settings.items() if key not in own}
+    if "auxiliary" in own and not rest.get("components", declared_settings(TorchClassifier)["components"]):
+        parts["auxiliary"] = False  # heads are solved on principal axes: without them there are none
     return TorchClassifier(partial(network, n_classes=n_classes, **parts), dims, **rest)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import baselines, corpus, learning, metrics, runs, spaces, training, workers
+from . import baselines, corpus, learning, metrics, official, runs, spaces, training, workers
 from .features import take
 from .paths import EcmfError
 from .progress import track
@@ -126,10 +126,11 @@ def estimate(
     seeds: Sequence[int],
     epochs: int = 0,
     steps: int = 8,
+    official_epochs: int = 0,
 ) -> pd.DataFrame:
     """What a comparison will take if nothing of it is on disk: one fit of every model, times their number.
 
-    Of networks that stop early only a few epochs are timed, and `TYPICAL` ones counted.
+    Of networks that stop early only a few epochs are timed, and `TYPICAL` ones counted; of the official protocol one.
 
     Returns
     -------
@@ -145,6 +146,14 @@ def estimate(
         n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
         rows[one["base"]]["runs"] += 1
         rows[one["base"]]["fits"] += n_folds * (n_seeds + one["trials"])
+    if official_epochs and planned:
+        whole = max((one["branches"] for one in planned), key=len)
+        problem = learning.load_problem(profile, whole, labels, "given")
+        labelled = take(problem.data, range(len(problem.given)))
+        start = time.perf_counter()
+        official.cross_validate(labelled, problem.given, problem.test, len(labels), epochs=1, folds=[0])
+        seconds = (time.perf_counter() - start) * official_epochs
+        rows["official protocol"] = {"runs": 1, "fits": official.FOLDS, "seconds a fit": seconds}
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
     return table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
 
@@ -245,7 +254,7 @@ def paired(
     DataFrame
         Index other run; `difference`, `low`, `high` (95 %, paired bootstrap, see `metrics.paired_difference`),
         `p`, `p (Holm)`, corrected for the number of other runs, `p (McNemar, Holm)`, corrected likewise, and `over`:
-        speakers or clips, whichever were drawn.
+        groups (see `runs.clusters`) or clips, whichever were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
@@ -255,20 +264,20 @@ def paired(
     }
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
     y = clips["label"].reindex(ids).map(code).to_numpy(int)
-    speakers = clips["speaker"].reindex(ids).to_numpy(object)
+    groups = runs.clusters(clips, ids)
     proba = {
         name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()
     }
     rows = {}
     for name in [name for name in tables if name != key] if ids else []:
-        found = metrics.paired_difference(y, proba[name], proba[key], speakers)
+        found = metrics.paired_difference(y, proba[name], proba[key], groups)
         rows[name] = {
             "difference": found.mean,
             "low": found.ci[0],
             "high": found.ci[1],
             "p": found.p,
             "p (McNemar, Holm)": metrics.mcnemar(y, proba[name], proba[key]),
-            "over": "speakers" if found.unit == "groups" and len(set(speakers)) < len(ids) else "clips",
+            "over": "groups" if found.unit == "groups" and len(set(groups)) < len(ids) else "clips",
         }
     columns = ["difference", "low", "high", "p", "p (McNemar, Holm)", "over"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -59,7 +59,8 @@ class Ecmf(nn.Module):
         training, against one branch taking over (modality competition).
     attention, residual, auxiliary, weighting : bool
         Switches of the ablation: no self-attention; neither the heads' sum nor the tokens' skip
-        connections; no branch heads at all; every branch that is there weighs the same.
+        connections; no branch heads, neither in the tokens nor in the sum (the axes remain those that ridge
+        regression chose, see `firststage`); every branch that is there weighs the same.
 
     Notes
     -----

@@ -24,7 +24,7 @@ from .optimisation import (
     schedule,
     set_rate,
 )  # fmt: skip
-from .paths import EcmfError
+from .paths import EcmfError, show
 from .rows import balanced, check_rows, check_settings, inner_split
 
 STEPS = 12  # of an epoch, where no batch size is asked for
@@ -52,7 +52,8 @@ class TorchClassifier:
     patience : int
         Epochs without a lower inner loss before training stops; the best epoch is kept.
     inner_fraction : float
-        Share of the groups given to `fit` that only stops the training; 0 trains all epochs.
+        Share of the groups given to `fit` that stops the training, at most one half, rounded to one of k parts; 0
+        trains all epochs. The network learns nothing from them before `refit`; scaling, axes and heads are of all rows.
     refit : bool
         Train again on all rows, for the number of epochs that early stopping found.
     label_smoothing : float
@@ -94,8 +95,9 @@ class TorchClassifier:
         check_settings(
             at_least_0={"components": components, "weight_decay": weight_decay, "batch_size": batch_size},
             at_least_1={"epochs": epochs, "patience": patience, "threads": threads},
-            below_1={"inner_fraction": inner_fraction, "label_smoothing": label_smoothing, "warmup": warmup},
+            below_1={"label_smoothing": label_smoothing, "warmup": warmup},
             above_0={"lr": lr},
+            at_most_half={"inner_fraction": inner_fraction},
         )
         self.network, self.dims, self.components = network, dict(dims), components
         self.lr, self.weight_decay, self.epochs, self.batch_size = (
@@ -115,7 +117,7 @@ class TorchClassifier:
     def n_parameters(self) -> int:
         """Numbers that the fitted model has learned from labels."""
         own = sum(parameter.numel() for parameter in self.module_.parameters())
-        return own + (self.stage_.n_parameters if self.stage_ else 0)
+        return own + (self.stage_.n_parameters if self._uses_heads() else 0)
 
     def fit(self, features, targets, weights, groups, seed: int = 0) -> TorchClassifier:
         """Learn from clips.
@@ -163,7 +165,7 @@ class TorchClassifier:
 
     def predict_heads(self, features) -> np.ndarray | None:
         """What each branch's head alone says, probabilities (N, B, C), NaN where absent; None without heads."""
-        if self.stage_ is None:
+        if not self._uses_heads():
             return None
         with reproducible(0, self.threads):
             _, present, said = self._inputs(features)
@@ -189,7 +191,10 @@ class TorchClassifier:
         self.stage_ = FirstStage(list(self.dims)).restore(arrays) if self.components else None
         with reproducible(0, self.threads):  # the caller's random state is not ours
             self.module_ = self._network()
-        self.module_.load_state_dict(state)
+        try:
+            self.module_.load_state_dict(state)
+        except RuntimeError as error:
+            raise EcmfError(f"{show(folder)}: the weights do not fit the settings beside them; train again") from error
         self.history_ = info["history"]
         self.train_rows_ = np.array(info["train_rows"], int)
         self.inner_rows_ = np.array(info["inner_rows"], int)
@@ -240,6 +245,9 @@ class TorchClassifier:
                 break
         self.module_.load_state_dict(kept)
         return history
+
+    def _uses_heads(self) -> bool:
+        return self.stage_ is not None and getattr(self.module_, "auxiliary", True)
 
     def _network(self) -> nn.Module:
         return self.network(self.stage_.dims if self.stage_ else self.dims).to(self.device)

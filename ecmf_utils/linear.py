@@ -147,12 +147,15 @@ def out_of_fold(
     than `SEARCH_ROWS` rows that search uses the first whole groups of a shuffle.
     """
     groups = np.asarray(groups, dtype=object).astype(str)
-    if strength is None and len(x) > SEARCH_ROWS:
-        some = _some_groups(groups, seed)
-        strength = out_of_fold(x[some], targets[some], weights[some], groups[some], n_folds, seed)[
-            1
-        ]
     tried = STRENGTHS if strength is None else (strength,)
+    if len(tried) > 1 and len(x) > SEARCH_ROWS:
+        some = _some_groups(groups, seed)
+        tried = (_held_out(x[some], targets[some], weights[some], groups[some], n_folds, seed, tried)[1],)
+    return _held_out(x, targets, weights, groups, n_folds, seed, tried)
+
+
+def _held_out(x, targets, weights, groups, n_folds: int, seed: int, tried) -> tuple[np.ndarray, float]:
+    """Logits of the strength whose held-out cross-entropy is lowest, and that strength."""
     y = targets.argmax(1)
     folds = by_clip_in_one(group_folds(y, groups, n_folds, seed), y, n_folds, seed)
     logits, loss = np.zeros((len(tried), *targets.shape)), np.zeros(len(tried))

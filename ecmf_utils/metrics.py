@@ -119,7 +119,7 @@ def bootstrap_ci(
     y : int array, shape (N,)
     proba : float array, shape (N, C)
     clusters : array, shape (N,), optional
-        Speaker or source of each clip. Clips of one speaker are not independent, so speakers are
+        Group of each clip: speaker, dialogue, video. Clips of one group are not independent, so groups are
         drawn; with fewer than 4 of them (or none given) clips are drawn instead.
     metric : one of weighted_f1, accuracy, macro_f1
 
@@ -128,10 +128,10 @@ def bootstrap_ci(
     Interval
         `[low, high]` and the unit that was resampled, `groups` or `clips`.
     """
-    tables, unit = _tables(y, proba, clusters)
-    drawn = _from_confusion(_resample([tables], n, seed)[0], metric)
-    observed = float(_from_confusion(tables.sum(0), metric))
-    low, high = _t_interval(observed, _spread(drawn, len(tables)), len(tables))
+    (tables,), counts, unit = _tables(y, [proba], clusters)
+    drawn = _from_confusion(_resample([tables], counts, n, seed)[0], metric)
+    observed, k = float(_from_confusion(np.tensordot(counts, tables, axes=1), metric)), counts.sum()
+    low, high = _t_interval(observed, _spread(drawn, k), k)
     return Interval([max(low, 0.0), min(high, 1.0)], unit)
 
 
@@ -152,11 +152,11 @@ def paired_difference(
         The observed difference, its 95 % interval as that of `bootstrap_ci`, the two-sided p of no difference
         by the same t, and the unit that was resampled.
     """
-    pair, (unit, _) = zip(*(_tables(y, proba, clusters) for proba in (proba_a, proba_b)), strict=True)
-    drawn_a, drawn_b = (_from_confusion(t, metric) for t in _resample(pair, n, seed))
+    pair, counts, unit = _tables(y, [proba_a, proba_b], clusters)
+    drawn_a, drawn_b = (_from_confusion(t, metric) for t in _resample(pair, counts, n, seed))
     drawn = drawn_b - drawn_a
-    observed = [float(_from_confusion(tables.sum(0), metric)) for tables in pair]
-    difference, k = observed[1] - observed[0], len(pair[0])
+    observed = [float(_from_confusion(np.tensordot(counts, tables, axes=1), metric)) for tables in pair]
+    difference, k = observed[1] - observed[0], counts.sum()
     spread = _spread(drawn, k)
     p = 2 * t.sf(abs(difference) / spread, k - 1) if spread else float(difference == 0)
     return Difference(difference, _t_interval(difference, spread, k), float(p), unit)
@@ -165,7 +165,7 @@ def paired_difference(
 def mcnemar(y: np.ndarray, proba_a: np.ndarray, proba_b: np.ndarray) -> float:
     """Exact two-sided p that a and b are right equally often (McNemar 1947): only clips that one gets right count.
 
-    Clips are taken as independent, which those of one speaker are not; `paired_difference` draws speakers.
+    Clips are taken as independent, which those of one group are not; `paired_difference` draws groups.
     """
     (y, proba_a), (_, proba_b) = _checked(y, proba_a), _checked(y, proba_b)
     right = [proba.argmax(1) == y for proba in (proba_a, proba_b)]
@@ -183,25 +183,32 @@ def holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def _tables(y, proba, clusters) -> tuple[np.ndarray, str]:
-    """One confusion table per resampled unit, shape (K, C, C): all that the metrics need."""
-    y, proba = _checked(y, proba)
-    unit, codes = "clips", np.arange(len(y))
+def _tables(y, probas, clusters) -> tuple[list[np.ndarray], np.ndarray, str]:
+    """Confusion tables of every model by resampled unit, (K, C, C) each, and how many units are alike, (K,).
+
+    A unit is a group. Where clips are drawn, those of one label on which the models say the same are one row.
+    """
+    y, predicted = _checked(y, probas[0])[0], [_checked(y, proba)[1].argmax(1) for proba in probas]
+    n_classes = np.asarray(probas[0]).shape[1]
     if clusters is not None:
-        names, inverse = np.unique(
-            np.asarray(clusters, dtype=object).astype(str), return_inverse=True
-        )
+        names, codes = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
         if len(names) >= MIN_CLUSTERS:
-            unit, codes = "groups", inverse
-    tables = np.zeros((codes.max() + 1, proba.shape[1], proba.shape[1]))
-    np.add.at(tables, (codes, y, proba.argmax(1)), 1)
-    return tables, unit
+            return [_counted(codes, len(names), y, one, n_classes) for one in predicted], np.ones(len(names)), "groups"
+    cells, counts = np.unique(np.stack([y, *predicted]), axis=1, return_counts=True)
+    each = np.arange(len(counts))
+    return [_counted(each, len(counts), cells[0], one, n_classes) for one in cells[1:]], counts.astype(float), "clips"
 
 
-def _resample(tables: list[np.ndarray], n: int, seed: int) -> list[np.ndarray]:
-    """Confusion tables of `n` draws with replacement, the same draws for every entry."""
-    k = len(tables[0])
-    draws = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=n)
+def _counted(codes: np.ndarray, k: int, y: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    tables = np.zeros((k, n_classes, n_classes))
+    np.add.at(tables, (codes, y, predicted), 1)
+    return tables
+
+
+def _resample(tables: list[np.ndarray], counts: np.ndarray, n: int, seed: int) -> list[np.ndarray]:
+    """Confusion tables of `n` draws of all units with replacement, the same draws for every entry."""
+    k = int(counts.sum())
+    draws = np.random.default_rng(seed).multinomial(k, counts / k, size=n)
     return [np.tensordot(draws, table, axes=1) for table in tables]
 
 

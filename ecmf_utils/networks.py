@@ -206,17 +206,19 @@ def correlation(one: Tensor, two: Tensor) -> Tensor:
 class InfoMax(Encoded):
     """MMIM: fusion that keeps mutual information (Han et al. 2021, arXiv 2109.00412).
 
-    Two lower bounds are raised: between the branch `anchor` and each other one by a Gaussian
+    Two estimates are raised: between the branch `anchor` and each other one by a Gaussian
     predictor (Barber and Agakov), and between the fused vector and each branch by contrast with the
     other clips of the batch (CPC). The paper anchors at text and takes entropies from memories of
     positive and negative clips; here one shrunk Gaussian of the batch serves any number of classes, the
-    predictors are linear, and both bounds and the classes are learned together, not in two stages.
+    predictors are linear, and both estimates and the classes are learned together, not in two stages.
     """
 
     def __init__(
         self, dims: dict[str, int], n_classes: int, hidden: int = 64, dropout: float = 0.5, anchor: str = "text",
         between: float = 0.01, fused: float = 0.1,
     ) -> None:  # fmt: skip
+        if hidden < 2:
+            raise EcmfError(f"mmim: hidden={hidden}: expected at least 2")
         super().__init__(dims, hidden, dropout)
         self.between, self.fused = between, fused
         self.anchor = self.branches.index(anchor) if anchor in dims else 0
@@ -239,7 +241,10 @@ class InfoMax(Encoded):
 
 
 class GaussianBound(nn.Module):
-    """Lower bound of the mutual information of two samples (N, D) in nats: entropy minus that given the first."""
+    """Mutual information of two samples (N, D) in nats, as of Gaussians: entropy minus the entropy given the first.
+
+    A lower bound where the second sample is Gaussian; elsewhere its entropy, and so the estimate, may be too high.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()

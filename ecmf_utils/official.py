@@ -187,6 +187,8 @@ def predict(net: nn.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, np.nd
     """Labels (N,) and logits (N, C)."""
     net.eval()
     parts = [(batch[""], _logits(net, batch)) for batch in batches]
+    if not parts:  # a corpus without test clips
+        return np.empty(0, int), np.empty((0, net.classify.out_features))
     return torch.cat([y for y, _ in parts]).numpy(), torch.cat([p for _, p in parts]).numpy()
 
 

@@ -44,6 +44,8 @@ def choose_device(name: str) -> str:
         raise EcmfError(
             "device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto"
         )
+    if ":" in name and int(name.partition(":")[2]) >= (known := torch.cuda.device_count()):
+        raise EcmfError(f"device {name} was asked for, but torch finds {known} CUDA GPUs, cuda:0 to cuda:{known - 1}")
     return name
 
 

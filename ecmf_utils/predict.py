@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import baselines, corpus, encoders, enrich, faces, features, media, probing, sources, training
+from . import corpus, encoders, enrich, faces, features, media, probing, sources, training
 from .paths import EcmfError, data_dir
 
 
@@ -128,7 +128,7 @@ def availability(inputs: features.Features, branches: Sequence[str]) -> pd.DataF
 
 def fuse(inputs: features.Features, profile: str, run_name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean probability (C,) and mean branch weights (B,) of all folds and seeds of a run."""
-    models = baselines.load_run(data_dir(profile) / "runs" / run_name)
+    models = training.load_run(data_dir(profile) / "runs" / run_name)
     proba, weights = training.predict_mean(models, inputs)
     return proba[0], None if weights is None else weights[0]
 
@@ -141,7 +141,7 @@ def each_branch(
     labels: list[str],
 ) -> pd.DataFrame:
     """What the fusion says of each present branch when all others are hidden: index branch, columns labels."""
-    models = baselines.load_run(data_dir(profile) / "runs" / run_name)
+    models = training.load_run(data_dir(profile) / "runs" / run_name)
     rows = {}
     for branch in [b for b in branches if inputs.present[b][0]]:
         others = [b for b in branches if b != branch]

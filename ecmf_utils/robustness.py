@@ -40,7 +40,7 @@ def subset_table(
     estimators : sequence
         Fitted models; their mean probability counts.
     y, clusters : (N,)
-        Labels; speakers for the intervals.
+        Labels; groups for the intervals.
 
     Returns
     -------

@@ -38,6 +38,7 @@ def check_settings(where: str = "", **kinds: dict[str, float]) -> None:
     ranges = {
         "at_least_0": ("at least 0", lambda v: v >= 0), "at_least_1": ("at least 1", lambda v: v >= 1),
         "below_1": ("at least 0 and below 1", lambda v: 0 <= v < 1), "above_0": ("above 0", lambda v: v > 0),
+        "at_most_half": ("0 to 0.5", lambda v: 0 <= v <= 0.5),
     }  # fmt: skip
     for kind, values in kinds.items():
         words, allowed = ranges[kind]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, learning, metrics, paths, search, training
-from .checkpoints import INFO
+from . import corpus, learning, metrics, official, paths, search, training
+from .checkpoints import INFO, read_model, write_model
+from .features import take
 from .learning import Problem
 from .paths import EcmfError, data_dir, read_json, write_json
 
@@ -66,10 +67,14 @@ def finished(
             f"run {again} with the same branches"
         )
     problem = learning.load_problem(profile, branches, labels, rows[0]["labels"])
-    if read_json(folder / training.RUN, again).get("seen") != _seen(problem):
+    about = read_json(folder / training.RUN, again)
+    if about.get("seen") != _seen(problem):
         raise EcmfError(
             f"{paths.show(folder)}: made from other features, labels or folds than there are now: run {again} again"
         )
+    if about.get("code") != training.code() or not about.get("saved"):
+        why = "not finished" if about.get("code") == training.code() else "made by other code than there is now"
+        raise EcmfError(f"{paths.show(folder)}: {why}: run {again} again")
     read_predictions(profile, key)  # needed at the end of a comparison that may take hours
     return rows, problem
 
@@ -86,6 +91,23 @@ def settings(profile: str, key: str) -> dict[str, Any]:
 def _seen(problem: Problem) -> str:
     given = (problem.targets.__getitem__, problem.weights.__getitem__, problem.fold, problem.group)
     return training.seen_by(problem.data, *given, problem.test)
+
+
+def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) -> official.OfficialRun:
+    """The protocol of the official toolkit on the given labels; read from disk where nothing it sees has changed."""
+    n, folder = len(problem.given), data_dir(profile) / "runs" / "official"
+    kept = ("reported", "settled", "curves", "cpu_s")
+    labelled = take(problem.data, range(n))
+    seen = training.seen_by(labelled, problem.given, np.ones(n), np.zeros(n, int), problem.group[:n], problem.test)
+    made_by = [training.code(), paths.file_hash(Path(official.__file__))]
+    recipe = {"seen": seen, "code": made_by, "n_classes": len(problem.labels), "seed": seed, "epochs": epochs}
+    if (folder / INFO).exists() and read_json(folder / INFO).get("recipe") == recipe:
+        arrays, info = read_model(folder, recipe)
+        return official.OfficialRun(arrays["test"], **{key: info[key] for key in kept})
+    about = {"seed": seed, "epochs": epochs}
+    found = official.cross_validate(labelled, problem.given, problem.test, len(problem.labels), **about)
+    write_model(folder, {"test": found.test}, recipe, {key: getattr(found, key) for key in kept})
+    return found
 
 
 # ---- scores
@@ -115,6 +137,16 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
     return [_score_row(problem, model, *each) | about for each in wanted]
 
 
+def clusters(clips: pd.DataFrame, ids: Sequence[str]) -> np.ndarray:
+    """What intervals of these clips draw, (N,): their groups, or speakers where there are too few groups.
+
+    clips : rows of the manifest with index clip_id.
+    """
+    groups = clips["group"].reindex(ids)
+    unit = "group" if groups.nunique() >= metrics.MIN_CLUSTERS else "speaker"
+    return clips[unit].reindex(ids).to_numpy(object)
+
+
 def _parameters(result: training.Run) -> int:
     """Median over the fits: a first stage may cut more axes in one fold than in another."""
     return int(np.median([model.n_parameters for model in result.estimators]))
@@ -137,8 +169,7 @@ def _score_row(
     proba: np.ndarray,
     per_seed: list[np.ndarray],
 ) -> dict[str, Any]:
-    speakers = (problem.train_clips if split == "oof" else problem.clips)["speaker"].reindex(ids).to_numpy(object)
-    interval = metrics.bootstrap_ci(y, proba, speakers)
+    interval = metrics.bootstrap_ci(y, proba, clusters(problem.train_clips if split == "oof" else problem.clips, ids))
     found = {name: round(value, 4) for name, value in metrics.scores(y, proba).items()}
     return {
         "model": model,
@@ -177,7 +208,8 @@ def _truth(profile: str, problem: Problem) -> pd.Series | None:
 
 
 def save(profile: str, key: str, problem: Problem, result: training.Run, rows: list[dict[str, Any]]) -> None:
-    """Write the predictions and the score rows of a run."""
+    """Write the predictions and the score rows of a run, and note that it is whole."""
+    folder = data_dir(profile) / "runs" / key
     n = len(problem.given)
     role = problem.clips["split"].reindex(problem.test.clip_ids).to_numpy(object)
     if problem.train_profile:  # every clip of the other corpus is a test clip
@@ -193,7 +225,8 @@ def save(profile: str, key: str, problem: Problem, result: training.Run, rows: l
         _stack(result),
         len(result.per_seed),
     )
-    write_json(data_dir(profile) / "runs" / key / "scores.json", rows)
+    write_json(folder / "scores.json", rows)
+    write_json(folder / training.RUN, read_json(folder / training.RUN) | {"saved": True})
 
 
 def _stack(result: training.Run) -> np.ndarray | None:

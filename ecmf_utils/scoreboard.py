@@ -14,8 +14,8 @@ TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "ob
 COST = "Parameters are those of one fit, seconds those of all fits, one after another."
 WHAT = "Weighted F1 of the mean probabilities over folds and seeds; rows in its order."
 SINGLE = (
-    f"{WHAT} The interval draws speakers (clips, where there are few) and takes the trainings as they are. One corpus "
-    f"and overlapping intervals do not tell models apart. {COST}"
+    f"{WHAT} The interval draws groups or speakers (clips, where there are few) and takes the trainings as they are. "
+    f"One corpus and overlapping intervals do not tell models apart. {COST}"
 )
 POOLED = f"Means over the corpora, with a t-interval over them. {WHAT} {COST} Of both the median over corpora."
 ONCE = {"corpora": "corpora", "n": "clips"}  # columns that are said above the table where all rows agree

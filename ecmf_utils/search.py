@@ -138,7 +138,8 @@ class Searched:
         done = [trial for trial in study.trials if trial.state.is_finished()]
         for number in range(len(done), self.n_trials):
             # what a trial draws depends on the ones before it and on its number, not on who ran those
-            study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=self.seed * 100_003 + number)
+            drawn_from = {"n_startup_trials": STARTUP, "seed": self.seed * 100_003 + number}
+            study.sampler = optuna.samplers.TPESampler(**drawn_from, constant_liar=False)  # a killed trial is no trial
             trial = study.ask()
             settings = {} if number == 0 else {name: _drawn(trial, name, s) for name, s in self.space.items()}
             start = time.perf_counter()

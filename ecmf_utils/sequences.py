@@ -166,6 +166,8 @@ class CrossModal(nn.Module):
         super().__init__()
         if width % heads:
             raise EcmfError(f"mult: width={width}, heads={heads}: expected a width that the heads divide")
+        if kernel % 2 == 0:
+            raise EcmfError(f"mult: kernel={kernel}: expected an odd number, so that a clip keeps its steps")
         self.branches, self.drop = list(dims), nn.Dropout(dropout)
         self.shorten = nn.ModuleList(
             nn.Conv1d(dim, width, kernel, padding=kernel // 2, bias=False) for dim in dims.values()

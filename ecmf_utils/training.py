@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import __version__, paths
+from . import __version__, baselines, paths
 from .features import Features, take
 from .learner import TorchClassifier
 from .linear import EXTRA, training_rows
@@ -126,7 +126,7 @@ def cross_validate(
     if keep:
         fits = [f"seed{s}-fold{f}" for s, f in jobs]
         seen = seen_by(features, targets, weights, folds, groups, test_features)
-        paths.write_json(Path(keep) / RUN, {"fits": fits, "seen": seen})
+        paths.write_json(Path(keep) / RUN, {"fits": fits, "seen": seen, "code": code()})
     run.per_seed = [one.proba for one in oofs]
     run.oof, run.oof_weights = _mean([(one.proba, one.weights) for one in oofs])
     if tests:
@@ -188,7 +188,7 @@ class _Collected:
 
 def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> Any:
     model = make()
-    about = (model.recipe, _code(), known, _digest_arrays(rows, *data))
+    about = (model.recipe, code(), _libraries(), known, _digest_arrays(rows, *data))
     digest = paths.digest(*about, seed, fold)
     if folder is not None and isinstance(model, Searched):  # the seeds of a fold share its search
         model.journal = folder.parent / f"search-{paths.digest(*about, fold)}.log"
@@ -197,6 +197,8 @@ def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> 
         model.load(folder)
         run.reused += 1
     else:
+        if folder is not None:
+            (folder.parent / RUN).unlink(missing_ok=True)  # half of its fits would be another run's
         start = time.perf_counter()
         model.fit(take(features, rows), *data, seed=seed)
         found = {"digest": digest, "seconds": time.perf_counter() - start}
@@ -253,14 +255,33 @@ def _mean(
     return np.mean([p for p, _ in pairs], axis=0), np.mean(weights, axis=0) if weights else None
 
 
+def load_run(folder: Path) -> list[Any]:
+    """All fitted models of a finished `cross_validate(keep=folder)`.
+
+    Raises
+    ------
+    EcmfError
+        There is no such run, it was not finished, or its code is not what would load it.
+    """
+    about = paths.read_json(Path(folder) / RUN, "50_train_fusion")
+    if not about.get("fits"):
+        raise EcmfError(f"{paths.show(folder)}: the run has no fitted model; run 50_train_fusion again")
+    if about.get("code") != code():
+        raise EcmfError(f"{paths.show(folder)}: trained by other code than there is now; run 50_train_fusion again")
+    return [baselines.load_model(Path(folder) / name) for name in about["fits"]]
+
+
 @functools.cache
-def _code() -> str:
-    """Changes with the code and the libraries that decide a fit, so that an edit never reuses an older fit."""
+def code() -> str:
+    """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
     here = Path(__file__).parent
     names = "baselines firststage fusion learner linear metrics networks optimisation rows search sequences threads"
     hashes = [paths.file_hash(here / f"{name}.py") for name in names.split()]
-    libraries = [importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch")]
-    return paths.digest(__version__, hashes, libraries)
+    return paths.digest(__version__, hashes)
+
+
+def _libraries() -> list[str]:
+    return [importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch")]
 
 
 def _digest_features(features: Features) -> str:

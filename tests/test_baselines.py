@@ -5,10 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ecmf_utils import baselines, features, networks
+from ecmf_utils import baselines, features, linear, networks
 from ecmf_utils.linear import Scaler, group_folds, out_of_fold, softmax_regression
 from ecmf_utils.metrics import scores
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.optimisation import choose_device
+from ecmf_utils.paths import EcmfError, read_json, write_json
 
 from .made_up import DIMS, make_branches, one_hot
 
@@ -236,7 +237,7 @@ def test_parameters_are_counted(fitted):
         ({"epochs": 0}, "epochs=0: expected at least 1"),
         ({"lr": -1.0}, "lr=-1.0: expected above 0"),
         ({"batch_size": -3}, "batch_size=-3: expected at least 0"),
-        ({"inner_fraction": 1.5}, "inner_fraction=1.5: expected at least 0 and below 1"),
+        ({"inner_fraction": 0.6}, "inner_fraction=0.6: expected 0 to 0.5"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0: expected at least 0 and below 1"),
         ({"components": -1}, "components=-1: expected at least 0"),
         ({"dropout": 1.5}, "model ecmf: dropout=1.5: expected at least 0 and below 1"),
@@ -310,3 +311,69 @@ def test_loading_leaves_the_callers_random_state_alone(tmp_path):
     before = torch.random.get_rng_state()
     baselines.load_model(tmp_path)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_search_on_some_rows_ends_where_groups_are_no_divisor_of_their_number(monkeypatch):
+    monkeypatch.setattr(linear, "SEARCH_ROWS", 100)
+    data, truth, _, _ = make_branches(300)
+    rows = data.x["audio"], one_hot(truth), np.ones(300), np.arange(300) // 30
+    logits, strength = out_of_fold(*rows)
+    assert logits.shape == (300, 4) and strength in linear.STRENGTHS
+    assert np.array_equal(logits, out_of_fold(*rows, strength=strength)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [("mmim", {"hidden": 1}, "hidden=1: expected at least 2"), ("mult", {"kernel": 2}, "kernel=2: expected an odd")],
+)
+def test_a_size_that_a_model_cannot_have_is_one_clear_line(name, wrong, said):
+    with pytest.raises(EcmfError, match=said):
+        baselines.make_model(name, DIMS, 4, **wrong).fit(*_few(), seed=0)
+
+
+def _few():
+    data, truth, _, groups = make_branches(40)
+    return data, one_hot(truth), np.ones(40), groups
+
+
+@pytest.mark.parametrize("change", [{"recipe": None}, {"recipe": {"model": "ecmf"}}])
+def test_a_checkpoint_without_a_recipe_is_one_clear_line(fitted, tmp_path, change):
+    fitted["ecmf"].save(tmp_path)
+    write_json(tmp_path / "model.json", read_json(tmp_path / "model.json") | change)
+    with pytest.raises(EcmfError, match=r"model.json: no recipe of a model; train it again"):
+        baselines.load_model(tmp_path)
+
+
+def test_weights_that_do_not_fit_their_settings_are_one_clear_line(fitted, tmp_path):
+    fitted["attention"].save(tmp_path)
+    info = read_json(tmp_path / "model.json")
+    info["recipe"]["settings"] = {"hidden": 64}
+    write_json(tmp_path / "model.json", info)
+    with pytest.raises(EcmfError, match="do not fit the settings beside them; train again$"):
+        baselines.load_model(tmp_path)
+
+
+def test_a_model_of_a_machine_with_a_gpu_is_loaded_on_one_without(fitted, split, tmp_path):
+    fitted["ecmf"].save(tmp_path)
+    info = read_json(tmp_path / "model.json")
+    info["recipe"]["settings"] = info["recipe"]["settings"] | {"device": "cuda:3"}
+    write_json(tmp_path / "model.json", info)
+    assert np.array_equal(baselines.load_model(tmp_path).predict(split[0])[0], fitted["ecmf"].predict(split[0])[0])
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == "cuda:1" and choose_device("cuda") == "cuda"
+    with pytest.raises(EcmfError, match="device cuda:7 was asked for, but torch finds 2 CUDA GPUs, cuda:0 to cuda:1"):
+        choose_device("cuda:7")
+
+
+@pytest.mark.parametrize("settings", [{}, {"auxiliary": False}, {"components": 0}])
+def test_heads_count_and_speak_only_where_they_are_used(settings):
+    with_heads = not settings
+    model = baselines.make_model("ecmf", DIMS, 4, epochs=1, refit=False, **settings).fit(*_few(), seed=0)
+    own = list(model.module_.parameters())
+    assert all(p.grad is not None for p in own)
+    assert (model.n_parameters > sum(p.numel() for p in own)) == with_heads
+    assert (model.predict_heads(_few()[0]) is not None) == with_heads

@@ -183,3 +183,16 @@ def test_clips_count_by_their_weights():
     assert metrics.scores(y, proba, [1, 1, 0])["weighted_f1"] == 1
     twice = metrics.scores(np.repeat(y, [1, 2, 1]), np.repeat(proba, [1, 2, 1], axis=0))
     assert metrics.scores(y, proba, [1, 2, 1])["weighted_f1"] == pytest.approx(twice["weighted_f1"])
+
+
+def test_drawing_clips_needs_no_table_a_clip(monkeypatch):
+    """Clips of one label on which the models say the same are alike: 100,000 of them are a few rows."""
+    rng = np.random.default_rng(0)
+    y, probas = rng.integers(0, 3, 5000), [rng.dirichlet(np.ones(3), 5000) for _ in range(2)]
+    tables, counts, unit = metrics._tables(y, probas, None)
+    assert unit == "clips" and counts.sum() == 5000 and len(counts) <= 27
+    for table, proba in zip(tables, probas, strict=True):
+        assert np.array_equal(np.tensordot(counts, table, axes=1), metrics.confusion(y, proba))
+    each = metrics.bootstrap_ci(y[:300], probas[0][:300], np.arange(300)).ci  # every clip a group: the same draws
+    alike = metrics.bootstrap_ci(y[:300], probas[0][:300]).ci
+    np.testing.assert_allclose(each, alike, atol=0.006)

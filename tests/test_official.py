@@ -6,7 +6,7 @@ import torch
 from scipy.special import softmax
 
 from ecmf_utils import official
-from ecmf_utils.features import Features
+from ecmf_utils.features import Features, take
 from ecmf_utils.metrics import scores
 from ecmf_utils.networks import OfficialAttention
 from ecmf_utils.paths import EcmfError
@@ -112,3 +112,9 @@ def test_the_same_seed_gives_the_same_bits(data, run):
 def test_a_label_that_cannot_be_is_one_line(data, y):
     with pytest.raises(EcmfError, match="at least 5 clips with labels 0 to 3"):
         official.cross_validate(data[0], y, data[0], 4)
+
+
+def test_a_corpus_without_test_clips_is_reported_on_all_the_same(data):
+    features, truth = data
+    found = official.cross_validate(features, truth, take(features, np.zeros(0, int)), 4, folds=[0], **QUICK)
+    assert found.test.shape == (0, 4) and 0 < found.reported <= 1

@@ -507,3 +507,33 @@ def test_predictions_of_an_unknown_role_are_refused(home):
 def test_missing_predictions_name_the_notebook(home):
     with pytest.raises(EcmfError, match="50_train_fusion"):
         runs.read_predictions("p", "ecmf")
+
+
+def test_intervals_draw_groups_and_speakers_only_where_groups_are_few(profile):
+    clips = profile.assign(speaker=[f"s{i % 9}" for i in range(len(profile))])
+    ids = list(clips.index[:60])
+    assert set(runs.clusters(clips, ids)) == set(clips["group"][:60])
+    few = clips.assign(group=np.where(np.arange(len(clips)) % 2, "a", "b"))
+    assert set(runs.clusters(few, ids)) == {f"s{i}" for i in range(9)}
+
+
+def test_a_run_of_50_that_failed_before_its_end_is_not_compared_with(profile):
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
+    make = baselines.maker("late", problem.data.dims, 3)
+    result = runs.cross_validate("p", "ecmf", problem, make, [0])
+    runs.save("p", "ecmf", problem, result, runs.score_rows("p", problem, result, "ecmf"))
+    assert runs.finished("p", "ecmf", BRANCHES, LABELS)[0]
+    runs.cross_validate("p", "ecmf", problem, make, [0])  # the same again, and then a cell fails
+    with pytest.raises(EcmfError, match="runs/ecmf: not finished: run `ecmf run 50 --profile p` again"):
+        runs.finished("p", "ecmf", BRANCHES, LABELS)
+
+
+def test_the_official_protocol_is_read_back_until_something_changes(profile, monkeypatch):
+    problem = learning.load_problem("p", BRANCHES, LABELS, "given")
+    first = runs.official_protocol("p", problem, 0, 2)
+    monkeypatch.setattr(runs.official, "cross_validate", lambda *a, **k: pytest.fail("run again"))
+    again = runs.official_protocol("p", problem, 0, 2)
+    assert np.array_equal(again.test, first.test) and again.curves == first.curves
+    assert (again.reported, again.settled, again.optimism) == (first.reported, first.settled, first.optimism)
+    with pytest.raises(pytest.fail.Exception, match="run again"):
+        runs.official_protocol("p", problem, 1, 2)

@@ -137,3 +137,25 @@ def test_what_a_search_chose_is_loaded_like_any_model(data, tmp_path):
     model = fit(searched(3), data)
     model.save(tmp_path)
     assert np.array_equal(baselines.load_model(tmp_path).predict(data[0])[0], model.predict(data[0])[0])
+
+
+@pytest.mark.parametrize("killed_in", [11, 14])
+def test_a_search_killed_inside_a_trial_ends_like_an_undisturbed_one(tmp_path, killed_in):
+    """A trial that was never told its score must not count where the sampler learns from earlier ones."""
+
+    def score(settings, calls=None):
+        if calls is not None:
+            calls.append(1)
+            if len(calls) == killed_in:
+                raise KeyboardInterrupt
+        return -abs(np.log10(settings.get("strength", 1e-6)) + 3.3)
+
+    def run(name, calls=None):
+        model = searched(18)
+        model.journal = tmp_path / name
+        model._search(functools.partial(score, calls=calls))
+        return [t["settings"] for t in model.trials_]
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed.log", [])
+    assert run("killed.log") == run("whole.log")

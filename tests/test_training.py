@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecmf_utils import baselines, features, training
+from ecmf_utils import baselines, features, learner, training
 from ecmf_utils.firststage import FirstStage
 from ecmf_utils.optimisation import schedule
 from ecmf_utils.paths import EcmfError
@@ -100,7 +100,7 @@ def test_a_finished_run_is_read_back(problem, tmp_path, test_clips):
     again = run(problem, keep=tmp_path, test=test_clips)
     assert (first.reused, again.reused) == (0, 6)
     assert np.array_equal(first.test, again.test) and again.histories == first.histories
-    models = baselines.load_run(tmp_path)
+    models = training.load_run(tmp_path)
     assert np.array_equal(training.predict_mean(models, test_clips)[0], first.test)
 
 
@@ -317,3 +317,65 @@ def test_the_fields_networks_learn_at_their_defaults(name):
     model = baselines.make_model(name, DIMS, 4)
     model.fit(features.take(data, train), one_hot(truth[train]), np.ones(200), groups[train])
     assert (model.predict(features.take(data, held))[0].argmax(1) == truth[held]).mean() > 0.7
+
+
+def test_a_run_that_is_trained_again_is_no_run_until_it_is_whole(problem, tmp_path):
+    """Half of its fits would be of other settings than the other half, and than its predictions."""
+    run(problem, keep=tmp_path, seeds=[0])
+    calls = []
+
+    def dies_at_the_second():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return baselines.make_model("ecmf", DIMS, 4, epochs=2, refit=False)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, keep=tmp_path, seeds=[0], maker=dies_at_the_second)
+    with pytest.raises(EcmfError, match="run 50_train_fusion first"):
+        training.load_run(tmp_path)
+    assert run(problem, keep=tmp_path, seeds=[0]).reused == 2 and len(training.load_run(tmp_path)) == 3
+
+
+def test_models_of_other_code_are_not_loaded(problem, tmp_path, monkeypatch):
+    run(problem, keep=tmp_path, seeds=[0])
+    monkeypatch.setattr(training, "code", lambda: "another")
+    with pytest.raises(EcmfError, match="trained by other code than there is now; run 50_train_fusion again"):
+        training.load_run(tmp_path)
+
+
+def same_looking(n):
+    """Clips that nothing tells apart: what a model says of them is one distribution."""
+    x = {"face": np.zeros((n, 2), np.float32)}
+    return features.Features([f"c{i}" for i in range(n)], x, {"face": np.ones(n, bool)}, {"face": 2})
+
+
+SOFT = np.tile([[1.0, 0.0, 0.0], [0.0, 0.6, 0.4]], (60, 1))
+PLAIN = np.repeat(np.eye(3), [60, 36, 24], axis=0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "settings", "wanted"),
+    [
+        (SOFT, {}, [0.5, 0.3, 0.2]),
+        (SOFT, {"label_smoothing": 0.3}, [0.45, 0.31, 0.24]),
+        (PLAIN, {"class_balance": True}, [1 / 3] * 3),
+    ],
+)
+def test_soft_targets_smoothing_and_balance_move_the_answer_to_where_they_should(targets, settings, wanted):
+    model = baselines.make_model(
+        "concat", {"face": 2}, 3, hidden=4, dropout=0.0, lr=0.02, epochs=120, weight_decay=0.0, inner_fraction=0.0,
+        batch_size=120, **settings,
+    )  # fmt: skip
+    model.fit(same_looking(120), targets, np.ones(120), np.arange(120) % 12, seed=0)
+    np.testing.assert_allclose(model.predict(same_looking(1))[0][0], wanted, atol=0.01)
+
+
+def test_every_step_gets_the_rate_of_the_schedule(problem, monkeypatch):
+    data, truth, groups, _ = problem
+    given = []
+    monkeypatch.setattr(learner, "set_rate", lambda _, rate: given.append(rate))
+    model = baselines.make_model("concat", DIMS, 4, epochs=5, batch_size=30, warmup=0.2, inner_fraction=0.0)
+    model.fit(data, one_hot(truth), np.ones(150), groups, seed=0)
+    assert given == [schedule((epoch + i / 5) / 5, 0.2) for epoch in range(5) for i in range(5)]
+    assert given[0] < 0.01 and max(given) > 0.99 and given[-1] < 0.05
