@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from . import encoders, paths
 from .encoding import encode_all, encode_row
 from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .store import Store, each, filled, in_steps, opened, pooled, shard_files, slug_of
+from .selection import folder, maker, named, select, selected
+from .store import Store, each, filled, in_steps, opened, pooled, shard_files
 from .vectors import VectorFile
 
 __all__ = [
-    "Features", "encode_row", "extract", "frames", "load", "matrix", "read_audio", "read_face",
+    "Features", "encode_row", "extract", "folder", "frames", "load", "matrix", "named", "read_audio", "read_face",
     "read_scene", "read_text", "recipe", "recipe_hash", "select", "selected", "status_table",
     "take", "text_rows",
 ]  # fmt: skip
 
-MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_extract_audio",
-           "text": "24_extract_text", "context": "30_enrich_text"}  # fmt: skip
 PART = 32  # clips that are encoded, and written, at a time
 LEVELS = ("utterance", "frame")
 
@@ -138,18 +135,18 @@ def load(
     profile: str,
     branches: list[str],
     clip_ids: Iterable[str] | None = None,
-    select: dict[str, str] | None = None,
     partial: bool = False,
     steps: int = 0,
 ) -> Features:
-    """Read the selected vectors of some branches.
+    """Read the vectors of some branches.
 
     Parameters
     ----------
+    branches : list of str
+        `audio`: what was extracted last; `audio@<slug>`: what another encoder made of the same branch, by the name of
+        its folder. Both may stand side by side.
     clip_ids : iterable of str, optional
         Which clips, in which order; those of the first branch when left out.
-    select : dict, optional
-        Another slug for a branch than the one that was extracted last.
     partial : bool
         Only the shards that are there already.
     steps : int
@@ -159,12 +156,16 @@ def load(
     Raises
     ------
     EcmfError
-        A branch was not extracted, or a clip is not among its rows: the notebook to run is named.
+        A branch was not extracted, or a clip is not among its rows: the notebook to run is named. Two branches are the
+        same vectors.
     """
-    x, present, dims = {}, {}, {}
+    x, present, dims, taken = {}, {}, {}, {}
     ids = None if clip_ids is None else [str(one) for one in clip_ids]
     for branch in branches:
-        files, chosen = _files(profile, branch, (select or {}).get(branch), partial)
+        files, chosen = _files(profile, branch, partial)
+        first = taken.setdefault((named(branch)[0], chosen["slug"]), branch)
+        if first != branch:
+            raise paths.EcmfError(f"branches {first} and {branch} are the same vectors: leave one of them out")
         vectors, known = in_steps(files, chosen, steps) if steps else pooled(files, chosen)
         ids, order = _order(profile, branch, files, ids, chosen)
         x[branch], present[branch], dims[branch] = vectors[order], known[order], vectors.shape[-1]
@@ -188,7 +189,7 @@ def matrix(
     EcmfError
         The branch is at frame level (see `frames`), was not extracted, or lacks a clip.
     """
-    files, chosen = _files(profile, branch, None, partial)
+    files, chosen = _files(profile, branch, partial)
     if chosen["level"] != "utterance":
         raise paths.EcmfError(f"features/{branch}: stored at frame level, one clip has many vectors; use `frames`")
     vectors, known = filled(files, chosen["dim"])
@@ -202,7 +203,7 @@ def frames(profile: str, branch: str, partial: bool = False) -> Iterator[tuple[s
 
     No more than a row group (32 MiB) is in memory at a time.
     """
-    for file in _files(profile, branch, None, partial)[0]:
+    for file in _files(profile, branch, partial)[0]:
         ids = file.keys.column("clip_id").to_pylist()
         for first, rows in each(file):
             yield from zip(ids[first:], rows, strict=False)
@@ -219,11 +220,6 @@ def take(features: Features, idx: np.ndarray) -> Features:
     )
 
 
-def selected(profile: str, branch: str) -> dict[str, Any]:
-    """What `load` reads for a branch: slug, recipe and its hash, dimension, counts."""
-    return paths.read_json(folder(profile, branch) / "selected.json", _maker(profile, branch))
-
-
 def status_table(profile: str, branches: list[str], partial: bool = False) -> pd.DataFrame:
     """One row a clip and branch: clip_id, branch, status ok / missing / failed, problem, detail.
 
@@ -232,50 +228,19 @@ def status_table(profile: str, branches: list[str], partial: bool = False) -> pd
     columns = ["clip_id", "branch", "status", "problem", "detail"]
     tables = [pd.DataFrame(columns=columns, dtype=object)]
     for branch in branches:
-        files = _files(profile, branch, None, partial, ("clip_id", "status", "problem", "detail"))[0]
+        files = _files(profile, branch, partial, ("clip_id", "status", "problem", "detail"))[0]
         found = [file.keys.select(["clip_id", *columns[2:]]).to_pandas() for file in files]
         tables += [one.assign(branch=branch) for one in found]
     return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
 
 
-def folder(profile: str, branch: str) -> Path:
-    """Where the features of a branch are."""
-    return paths.data_dir(profile) / "features" / branch
-
-
-def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
-    """Count what all shards have so far, note it as what `load` reads, return the summary."""
-    how, dim = store.recipe, store.loaded_dim
-    with FileLock(store.folder / ".lock"):  # shards may end at the same time
-        status = pd.Series(store.statuses(), dtype=object)
-        counts = {name: int((status == name).sum()) for name in ("ok", "missing", "failed")}
-        chosen = {"slug": slug_of(how), "level": how["level"], "recipe": how}
-        chosen |= {"schema_version": paths.SCHEMA_VERSION, "recipe_hash": store.key, "dim": dim}
-        chosen |= {"n_shards": store.n_shards} | {f"n_{name}": count for name, count in counts.items()}
-        paths.write_json(store.folder / "selected.json", chosen)
-        paths.write_json(folder(profile, branch) / "selected.json", chosen)
-    facts = {"branch": branch, "encoder": how["name"], "level": how["level"]}
-    facts |= {"pooling": how["pooling"], "dim": dim, "clips": len(status), **counts}
-    return pd.DataFrame([facts])
-
-
-def _maker(profile: str, branch: str, chosen: dict[str, Any] | None = None) -> str:
-    """What to run when vectors are not there."""
-    by_hand = f"`ecmf import-features {profile} {branch}=PATH`"
-    if chosen and chosen["recipe"].get("imported"):
-        return by_hand
-    return MADE_BY.get(branch, f"the notebook that extracts {branch}, or {by_hand},")
-
-
 def _files(
-    profile: str, branch: str, slug: str | None, partial: bool, columns: tuple[str, ...] = ("clip_id",)
+    profile: str, branch: str, partial: bool, columns: tuple[str, ...] = ("clip_id",)
 ) -> tuple[list[VectorFile], dict[str, Any]]:
-    place, chosen = folder(profile, branch), selected(profile, branch)
-    if slug is not None and slug != chosen["slug"]:
-        chosen = paths.read_json(place / slug / chosen["level"] / "selected.json", _maker(profile, branch))
-    place = place / chosen["slug"] / chosen["level"]
-    found = shard_files(place, chosen, _maker(profile, branch, chosen), partial)
-    return opened(found, columns, _maker(profile, branch, chosen)), chosen
+    chosen = selected(profile, branch)
+    place = folder(profile, branch) / chosen["slug"] / chosen["level"]
+    found = shard_files(place, chosen, maker(profile, branch, chosen), partial)
+    return opened(found, columns, maker(profile, branch, chosen)), chosen
 
 
 def _order(
@@ -288,12 +253,12 @@ def _order(
     place = {clip_id: i for i, clip_id in enumerate(found)}
     if len(place) < len(found):
         twice = next(clip_id for i, clip_id in enumerate(found) if place[clip_id] != i)
-        again = f"run {_maker(profile, branch, chosen)} again"
+        again = f"run {maker(profile, branch, chosen)} again"
         raise paths.EcmfError(f"features/{branch}: clip {twice!r} has more than one row: {again}")
     absent = [clip_id for clip_id in wanted if clip_id not in place]
     if absent:
         raise paths.EcmfError(
             f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: "
-            f"run {_maker(profile, branch, chosen)} again"
+            f"run {maker(profile, branch, chosen)} again"
         )
     return wanted, np.array([place[clip_id] for clip_id in wanted], int)

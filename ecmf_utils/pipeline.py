@@ -124,10 +124,11 @@ def imported(profile: str) -> dict[str, str]:
 def branch_notebooks(profile: str) -> dict[str, str]:
     """branch -> the notebook that extracts it, in the order of the profile's branches.
 
-    Branches whose features were imported have none.
+    Branches whose features were imported have none; `audio@<encoder>` is a set of vectors of `audio`.
     """
     makers = {step.branch: nb for nb, step in STEPS.items() if step.branch}
-    branches, known = load_profile(profile)["branches"], imported(profile)
+    known = imported(profile)
+    branches = list(dict.fromkeys(branch.partition("@")[0] for branch in load_profile(profile)["branches"]))
     for branch in branches:
         if branch not in makers and branch not in known:
             raise unknown("branch", branch, makers, f"profile {profile}")

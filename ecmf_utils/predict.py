@@ -62,8 +62,9 @@ def encode(
     x, present, dims = {}, {}, {}
     for branch in branches:
         chosen = features.selected(profile, branch)
-        row, reader = _reader(one, profile, branch, chosen["recipe"], labels, base_url, allow_remote)
-        model = encoders.again(chosen["recipe"], branch, device)
+        name = features.named(branch)[0]
+        row, reader = _reader(one, profile, name, chosen["recipe"], labels, base_url, allow_remote)
+        model = encoders.again(chosen["recipe"], name, device)
         made = features.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])

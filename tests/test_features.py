@@ -327,9 +327,19 @@ def test_branches_are_loaded_for_the_clips_asked_for(home):
 def test_another_extraction_can_be_chosen_by_name(home):
     extract(clips_of(), pooling="max")
     extract(clips_of(), pooling="mean")
-    newest, chosen = (features.load("p", ["text"], select=s) for s in (None, {"text": "spell-last-max"}))
-    assert np.allclose(newest.x["text"][0], spell(["word0"])[0].mean(0))
-    assert np.allclose(chosen.x["text"][0], spell(["word0"])[0].max(0))
+    both = features.load("p", ["text", "text@spell-last-max"])
+    assert np.allclose(both.x["text"][0], spell(["word0"])[0].mean(0))
+    assert np.allclose(both.x["text@spell-last-max"][0], spell(["word0"])[0].max(0))
+    assert list(features.status_table("p", list(both.x))["branch"].unique()) == list(both.x)
+    assert features.matrix("p", "text@spell-last-max")[1].tobytes() == both.x["text@spell-last-max"].tobytes()
+
+
+def test_an_encoder_that_is_not_there_or_stands_twice_is_one_clear_line(home):
+    extract(clips_of(), pooling="mean")
+    with pytest.raises(paths.EcmfError, match="no 'bert', there is spell-last-mean: run 24_extract_text for it"):
+        features.load("p", ["text@bert"])
+    with pytest.raises(paths.EcmfError, match="text and text@spell-last-mean are the same vectors: leave one of them"):
+        features.load("p", ["text", "text@spell-last-mean"])
 
 
 def test_a_matrix_is_what_is_stored(home):

@@ -40,6 +40,12 @@ def test_branch_left_out_is_not_extracted(notebooks):
     assert pipeline.needs("40_refine_labels", "p")[1:] == ["23_extract_audio", "30_enrich_text"]
 
 
+def test_two_encoders_of_a_branch_are_extracted_by_one_notebook(notebooks):
+    (notebooks / "profiles" / "p.yaml").write_text("branches: [audio, audio@hubert-last-mean]\n")
+    assert pipeline.branch_notebooks("p") == {"audio": "23_extract_audio"}
+    assert pipeline.order("p").count("23_extract_audio") == 1
+
+
 def test_unknown_branch_is_named(notebooks):
     (notebooks / "profiles" / "p.yaml").write_text("branches: [sound]\n")
     with pytest.raises(EcmfError, match="unknown branch 'sound'"):

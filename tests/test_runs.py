@@ -39,7 +39,7 @@ def profile(home, monkeypatch):
     clips = pd.DataFrame(rows)
     vectors = {b: np.eye(3)[clips["shown"].map(LABELS.index)] + rng.normal(0, 0.5, (84, 3)) for b in BRANCHES}
 
-    def load(_, branches, clip_ids=None, select=None, steps=0):
+    def load(_, branches, clip_ids=None, steps=0):
         from ecmf_utils.features import Features
 
         at = [int(one[1:]) for one in clip_ids]
