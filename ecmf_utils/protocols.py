@@ -199,5 +199,68 @@ def _one_fit(source: Source, epochs: int, seed: int) -> dict[str, Any]:
     return {"CPU s": time.process_time() - start}
 
 
+def stacking(cases: Sequence[tuple[int, int]], axes: int = 64, repeats: int = 5) -> pd.DataFrame:
+    """What training several fits at once would save: steps of K networks in turn, and stacked by `torch.func`.
+
+    Parameters
+    ----------
+    cases : sequence of (K, batch)
+        Fits of the same sizes, as those of several seeds are, and clips a step.
+    axes : int
+        Inputs of each of five branches.
+
+    Returns
+    -------
+    DataFrame
+        fits, batch, times faster (CPU seconds in turn over stacked, medians measured in turns).
+    """
+    rows = [workers.alone(partial(_stacked, *case, axes), repeats) for case in cases]
+    return pd.DataFrame([{"fits": k, "batch": n, "times faster": row} for (k, n), row in zip(cases, rows, strict=True)])
+
+
+def _stacked(k: int, batch: int, axes: int, repeats: int) -> float:
+    import torch
+    from torch.func import functional_call, grad, stack_module_state, vmap
+
+    from .fusion import Ecmf
+    from .optimisation import reproducible
+
+    dims, n_classes = {f"branch{i}": axes for i in range(5)}, len(SHARES)
+    x = {branch: torch.randn(batch, dim) for branch, dim in dims.items()}
+    about = torch.ones(batch, len(dims), dtype=torch.bool), torch.randn(batch, len(dims), n_classes)
+    y, loss = torch.arange(batch) % n_classes, torch.nn.functional.cross_entropy
+    with reproducible(0, 1):
+        nets = [Ecmf(dims, n_classes).train() for _ in range(k)]
+        single = [torch.optim.AdamW(net.parameters(), fused=True) for net in nets]
+        stack = {name: value.detach().clone() for name, value in stack_module_state(nets)[0].items()}
+        whole = torch.optim.AdamW(stack.values(), fused=True)
+
+        def loss_of(one: dict[str, Any]) -> Any:
+            return loss(functional_call(nets[0], one, (x, *about))["logits"], y)
+
+        slopes = vmap(grad(loss_of), randomness="different")
+
+        def in_turn() -> None:
+            for net, optimiser in zip(nets, single, strict=True):
+                optimiser.zero_grad()
+                loss(net(x, *about)["logits"], y).backward()
+                optimiser.step()
+
+        def at_once() -> None:
+            for name, slope in slopes(stack).items():
+                stack[name].grad = slope
+            whole.step()
+
+        spent: list[list[float]] = [[], []]
+        for _ in range(repeats + 1):  # the first does not count
+            for call, seconds in zip((in_turn, at_once), spent, strict=True):
+                start = time.process_time()
+                for _ in range(5):
+                    call()
+                seconds.append(time.process_time() - start)
+    one, other = (float(np.median(seconds[1:])) for seconds in spent)
+    return one / other
+
+
 def _run(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
     return workers.alone(partial(_with_peak, side), seed)

@@ -65,3 +65,31 @@ def test_a_folder_without_features_is_one_clear_line(tmp_path):
     np.savez(tmp_path / protocols.LABEL_FILE, train_corpus={"a": {"emo": "sad"}}, test1_corpus={"b": {"emo": "sad"}})
     with pytest.raises(EcmfError, match="no folder \\*-UTT"):
         protocols.Source(str(tmp_path)).read()
+
+
+def test_stacked_steps_are_those_of_single_networks(monkeypatch):
+    """Without dropout both ways have to end in the same weights, or their times say nothing."""
+    import torch
+
+    from ecmf_utils import fusion
+
+    kept = {}
+
+    class Watched(fusion.Ecmf):
+        def __init__(self, dims, n_classes):
+            super().__init__(dims, n_classes, dropout=0.0, input_dropout=0.0, branch_dropout=0.0)
+
+    class Kept(torch.optim.AdamW):
+        def __init__(self, params, **settings):
+            params = list(params)
+            kept[len(kept)] = params
+            super().__init__(params, **settings)
+
+    monkeypatch.setattr(fusion, "Ecmf", Watched)
+    monkeypatch.setattr(torch.optim, "AdamW", Kept)
+    assert protocols._stacked(3, 16, 8, 1) > 0
+    for at, stacked in enumerate(kept[3]):
+        single = torch.stack([kept[i][at] for i in range(3)])
+        if stacked.shape == (3, 1):  # the bias of the branch scores shifts them all: its slope is rounding noise
+            continue
+        torch.testing.assert_close(single, stacked, atol=2e-4, rtol=0)  # ten steps of .001
