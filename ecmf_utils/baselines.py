@@ -263,7 +263,7 @@ def load_model(folder: Path) -> Any:
         name, n_classes, settings = recipe["model"], recipe["n_classes"], dict(recipe["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise EcmfError(f"{show(Path(folder) / INFO)}: no recipe of a model; train it again") from error
-    if "device" in settings:  # of the machine that it was trained on
+    if str(settings.get("device", "")).startswith("cuda"):  # of the machine that it was trained on
         settings["device"] = "auto"
     model = make_model(name, dims, n_classes, **settings)
     model.recipe = recipe

@@ -65,6 +65,8 @@ def _import(options: argparse.Namespace) -> int:
     for branch, path in pairs:
         if branch not in branches:
             raise cells.unknown("branch", branch, branches, f"profile {profile}")
+        if "@" in branch:
+            raise EcmfError(f"{branch}: published features are imported under a name of their own, without @")
         if not Path(path).expanduser().exists():
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)
@@ -86,7 +88,7 @@ def _export(options: argparse.Namespace) -> int:
     from . import exchange, features
 
     known = params.load_profile(options.profile)["branches"]
-    there = [b for b in known if (features.folder(options.profile, b) / "selected.json").exists()]
+    there = [b for b in known if "@" not in b and (features.folder(options.profile, b) / "selected.json").exists()]
     for branch in options.branches or there or known:
         if branch not in known:
             raise cells.unknown("branch", branch, known, f"profile {options.profile}")

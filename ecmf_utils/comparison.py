@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from . import baselines, corpus, learning, metrics, official, runs, spaces, training, workers
+from . import baselines, corpus, learning, metrics, official, paths, runs, spaces, training, workers
 from .features import take
 from .paths import EcmfError
 from .progress import track
 from .results import OURS, SEARCHED
 
 FEW, TYPICAL = 4, 48  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
+LONGEST = 120  # letters of all branches in the name of a file
 TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a reader is warned
 ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "weighting": False, "branch_dropout": 0.0}
 
@@ -35,14 +36,17 @@ def plan(
     """The runs of a comparison: `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials`.
 
     added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
-    searched : models whose settings are searched with `n_trials` trials in every outer fold. Those without a space to
-    search, which choose their penalty in inner folds themselves, are run as they are.
+    searched : models whose settings are searched with `n_trials` trials in every outer fold. The linear ones, which
+    choose their penalty in inner folds themselves, are run as they are.
     more : settings of every network but ECMF, which keeps those of notebook 50.
     ours : labels that notebook 50's ECMF was trained on, and the ablations and searches with it.
     """
     searched = list(searched)
     if searched and n_trials < 1:
         raise EcmfError(f"searched_models={', '.join(searched)} with n_trials={n_trials}: expected at least 1 trial")
+    lacking = [model for model in searched if baselines.has_epochs(model) and model not in spaces.SPACES]
+    if lacking:
+        raise EcmfError(f"searched_models: {', '.join(lacking)} has no entry in spaces.SPACES: nothing to search")
     whole = [(model, "given") for model in models] + [(model, "refined") for model in refined]
     rows = [_planned(model, branches, names) for model, names in whole if (model, names) != (OURS, ours)]
     rows += [_planned(single, [branch], "given") for branch in branches] if single else []
@@ -65,8 +69,10 @@ def _planned(
     model: str, branches: Sequence[str], labels: str, settings: dict[str, Any] | None = None, trials: int = 0
 ) -> dict[str, Any]:
     name = model + "".join(f"-no-{part}" for part in settings or {}) + (SEARCHED if trials else "")
+    used = "+".join(branches)
+    used = used if len(used) <= LONGEST else f"{len(branches)}-branches-{paths.digest(list(branches))}"
     return {
-        "key": f"{name}-{'+'.join(branches)}-{labels}",
+        "key": f"{name}-{used}-{labels}",
         "model": name,
         "base": model,
         "branches": list(branches),
@@ -254,7 +260,7 @@ def paired(
     DataFrame
         Index other run; `difference`, `low`, `high` (95 %, paired bootstrap, see `metrics.paired_difference`),
         `p`, `p (Holm)`, corrected for the number of other runs, `p (McNemar, Holm)`, corrected likewise, and `over`:
-        groups (see `runs.clusters`) or clips, whichever were drawn.
+        groups, speakers (see `runs.clusters`) or clips, whichever were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
@@ -264,7 +270,7 @@ def paired(
     }
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
     y = clips["label"].reindex(ids).map(code).to_numpy(int)
-    groups = runs.clusters(clips, ids)
+    groups, unit = runs.clusters(clips, ids)
     proba = {
         name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()
     }
@@ -277,7 +283,7 @@ def paired(
             "high": found.ci[1],
             "p": found.p,
             "p (McNemar, Holm)": metrics.mcnemar(y, proba[name], proba[key]),
-            "over": "groups" if found.unit == "groups" and len(set(groups)) < len(ids) else "clips",
+            "over": unit if found.unit == "groups" and len(set(groups)) < len(ids) else "clips",
         }
     columns = ["difference", "low", "high", "p", "p (McNemar, Holm)", "over"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -155,6 +155,8 @@ def _check_names(profile: dict[str, Any], where: str) -> None:
     for branch in profile["features"]:
         if branch not in profile["branches"]:
             raise unknown("branch", str(branch), profile["branches"], f"{where}: features")
+        if "@" in str(branch):
+            raise EcmfError(f"{where}: features: {branch}: published features need a name of their own, without @")
     for nb, settings in profile["notebooks"].items():
         known = declared(nb)
         for name in settings:

@@ -166,9 +166,12 @@ def reads(nb: str, profile: str, n_shards: Mapping[str, int] | None = None) -> l
     """
     before = needs(nb, profile)
     by_hand = [branch for branch, maker in imported(profile).items() if not maker]
-    used = by_hand if any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS) else []
+    used_all = any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS)
+    used = by_hand if used_all else []
     made = [path for name in before for path in writes(name, profile, (n_shards or {}).get(name, 1))]
-    return made + [data_dir(profile) / _selected(branch) for branch in used]
+    encoded = [branch.replace("@", "/") for branch in load_profile(profile)["branches"] if "@" in branch and used_all]
+    others = [path for name in encoded for path in (data_dir(profile) / "features" / name).glob("*/selected.json")]
+    return made + [data_dir(profile) / _selected(branch) for branch in used] + others
 
 
 def _selected(branch: str) -> str:

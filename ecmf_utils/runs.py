@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, learning, metrics, official, paths, search, training
-from .checkpoints import INFO, read_model, write_model
+from .checkpoints import INFO, code_of, libraries, read_model, write_model
 from .features import take
 from .learning import Problem
 from .paths import EcmfError, data_dir, read_json, write_json
@@ -99,9 +100,9 @@ def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) ->
     kept = ("reported", "settled", "curves", "cpu_s")
     labelled = take(problem.data, range(n))
     seen = training.seen_by(labelled, problem.given, np.ones(n), np.zeros(n, int), problem.group[:n], problem.test)
-    made_by = [training.code(), paths.file_hash(Path(official.__file__))]
+    made_by = [training.code(), code_of("official"), *libraries()]
     recipe = {"seen": seen, "code": made_by, "n_classes": len(problem.labels), "seed": seed, "epochs": epochs}
-    if (folder / INFO).exists() and read_json(folder / INFO).get("recipe") == recipe:
+    with contextlib.suppress(EcmfError):  # there is none, or of something else, or broken: it is made again
         arrays, info = read_model(folder, recipe)
         return official.OfficialRun(arrays["test"], **{key: info[key] for key in kept})
     about = {"seed": seed, "epochs": epochs}
@@ -137,14 +138,13 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
     return [_score_row(problem, model, *each) | about for each in wanted]
 
 
-def clusters(clips: pd.DataFrame, ids: Sequence[str]) -> np.ndarray:
-    """What intervals of these clips draw, (N,): their groups, or speakers where there are too few groups.
+def clusters(clips: pd.DataFrame, ids: Sequence[str]) -> tuple[np.ndarray, str]:
+    """What intervals of these clips draw, (N,), and its name: their groups, or speakers where there are too few groups.
 
     clips : rows of the manifest with index clip_id.
     """
-    groups = clips["group"].reindex(ids)
-    unit = "group" if groups.nunique() >= metrics.MIN_CLUSTERS else "speaker"
-    return clips[unit].reindex(ids).to_numpy(object)
+    few = clips["group"].reindex(ids).nunique() < metrics.MIN_CLUSTERS
+    return clips["speaker" if few else "group"].reindex(ids).to_numpy(object), "speakers" if few else "groups"
 
 
 def _parameters(result: training.Run) -> int:
@@ -169,7 +169,8 @@ def _score_row(
     proba: np.ndarray,
     per_seed: list[np.ndarray],
 ) -> dict[str, Any]:
-    interval = metrics.bootstrap_ci(y, proba, clusters(problem.train_clips if split == "oof" else problem.clips, ids))
+    groups, unit = clusters(problem.train_clips if split == "oof" else problem.clips, ids)
+    interval = metrics.bootstrap_ci(y, proba, groups)
     found = {name: round(value, 4) for name, value in metrics.scores(y, proba).items()}
     return {
         "model": model,
@@ -180,7 +181,7 @@ def _score_row(
         "seeds": len(per_seed),
         "weighted_f1": found["weighted_f1"],
         "ci95": [round(v, 4) for v in interval.ci],
-        "ci_unit": interval.unit,
+        "ci_unit": unit if interval.unit == "groups" else interval.unit,
         "accuracy": found["accuracy"],
         "macro_f1": found["macro_f1"],
         "ece": found["ece"],

@@ -21,7 +21,8 @@ def selected(profile: str, branch: str) -> dict[str, Any]:
     chosen, (name, slug) = paths.read_json(place / "selected.json", notebook), named(branch)
     if slug in ("", chosen["slug"]):
         return chosen
-    stored = {path.parent.parent.name: path for path in sorted(place.glob("*/*/selected.json"), reverse=True)}
+    oldest_first = sorted(place.glob("*/*/selected.json"), key=lambda path: path.stat().st_mtime)
+    stored = {path.parent.parent.name: path for path in oldest_first}
     if slug not in stored:
         known = ", ".join(sorted(stored))
         raise paths.EcmfError(f"features/{name}: no {slug!r}, there is {known}: run {notebook} for it")

@@ -6,9 +6,7 @@ and every other choice is made by `fit`, on the rows handed to it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import __version__, baselines, paths
+from . import baselines, paths
+from .checkpoints import code_of, libraries
 from .features import Features, take
 from .learner import TorchClassifier
 from .linear import EXTRA, training_rows
@@ -188,7 +187,7 @@ class _Collected:
 
 def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> Any:
     model = make()
-    about = (model.recipe, code(), _libraries(), known, _digest_arrays(rows, *data))
+    about = (model.recipe, code(), libraries(), known, _digest_arrays(rows, *data))
     digest = paths.digest(*about, seed, fold)
     if folder is not None and isinstance(model, Searched):  # the seeds of a fold share its search
         model.journal = folder.parent / f"search-{paths.digest(*about, fold)}.log"
@@ -271,17 +270,10 @@ def load_run(folder: Path) -> list[Any]:
     return [baselines.load_model(Path(folder) / name) for name in about["fits"]]
 
 
-@functools.cache
 def code() -> str:
     """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
-    here = Path(__file__).parent
-    names = "baselines firststage fusion learner linear metrics networks optimisation rows search sequences threads"
-    hashes = [paths.file_hash(here / f"{name}.py") for name in names.split()]
-    return paths.digest(__version__, hashes)
-
-
-def _libraries() -> list[str]:
-    return [importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch")]
+    data, nets = "linear metrics rows threads", "baselines firststage fusion learner networks optimisation sequences"
+    return code_of(f"{data} {nets} search")
 
 
 def _digest_features(features: Features) -> str:

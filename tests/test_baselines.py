@@ -353,7 +353,8 @@ def test_weights_that_do_not_fit_their_settings_are_one_clear_line(fitted, tmp_p
         baselines.load_model(tmp_path)
 
 
-def test_a_model_of_a_machine_with_a_gpu_is_loaded_on_one_without(fitted, split, tmp_path):
+def test_a_model_of_a_machine_with_a_gpu_is_loaded_on_one_without(fitted, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     fitted["ecmf"].save(tmp_path)
     info = read_json(tmp_path / "model.json")
     info["recipe"]["settings"] = info["recipe"]["settings"] | {"device": "cuda:3"}

@@ -44,6 +44,12 @@ def test_two_encoders_of_a_branch_are_extracted_by_one_notebook(notebooks):
     (notebooks / "profiles" / "p.yaml").write_text("branches: [audio, audio@hubert-last-mean]\n")
     assert pipeline.branch_notebooks("p") == {"audio": "23_extract_audio"}
     assert pipeline.order("p").count("23_extract_audio") == 1
+    other = data_dir("p") / "features" / "audio" / "hubert-last-mean" / "utterance" / "selected.json"
+    paths.write_json(other, {})
+    assert other in pipeline.reads("50_train_fusion", "p") and other not in pipeline.reads("23_extract_audio", "p")
+    (notebooks / "profiles" / "q.yaml").write_text("branches: [audio@x]\nfeatures: {audio@x: a.parquet}\n")
+    with pytest.raises(EcmfError, match="features: audio@x: published features need a name of their own, without @"):
+        pipeline.order("q")
 
 
 def test_unknown_branch_is_named(notebooks):

@@ -211,6 +211,16 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     assert list(comparison.families({"ecmf": done["ecmf"]})) == []
 
 
+def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
+    branches = [f"audio@{'x' * 40}{i}" for i in range(6)]
+    keys = [one["key"] for one in comparison.plan(["late", "attention"], [], "", branches, True, (), ["ecmf"], 2)]
+    assert len(set(keys)) == len(keys) and max(map(len, keys)) < 160
+    with pytest.raises(EcmfError, match="searched_models: gated has no entry in spaces.SPACES: nothing to search"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(baselines.NETWORKS, "gated", baselines.NETWORKS["concat"])
+            comparison.plan([], [], "", branches, False, (), ["gated"], 2)
+
+
 def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family():
     (late,) = comparison.plan(["late"], [], "", BRANCHES, False)
     done = {late["key"]: [late], "ecmf": [{"model": "ecmf", "labels": "refined", "branches": BRANCHES}]}
@@ -512,9 +522,11 @@ def test_missing_predictions_name_the_notebook(home):
 def test_intervals_draw_groups_and_speakers_only_where_groups_are_few(profile):
     clips = profile.assign(speaker=[f"s{i % 9}" for i in range(len(profile))])
     ids = list(clips.index[:60])
-    assert set(runs.clusters(clips, ids)) == set(clips["group"][:60])
+    drawn, unit = runs.clusters(clips, ids)
+    assert (set(drawn), unit) == (set(clips["group"][:60]), "groups")
     few = clips.assign(group=np.where(np.arange(len(clips)) % 2, "a", "b"))
-    assert set(runs.clusters(few, ids)) == {f"s{i}" for i in range(9)}
+    drawn, unit = runs.clusters(few, ids)
+    assert (set(drawn), unit) == ({f"s{i}" for i in range(9)}, "speakers")
 
 
 def test_a_run_of_50_that_failed_before_its_end_is_not_compared_with(profile):
