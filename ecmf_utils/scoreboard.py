@@ -123,7 +123,7 @@ def difference_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
         found[name] = [_difference_row(row, whole) for row in some]
         tested = [row for row in found[name] if row.get("p") is not None]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-            row["holm"] = f"{p:.3f}"
+            row["holm"] = f"{p:.3f}" if p >= 0.0005 else "< 0.001"
     return found | {"title": _title(kind)}
 
 

@@ -8,17 +8,14 @@ from ecmf_utils.paths import ROOT, read_json
 from ecmf_utils.results import SEARCHED, reference_path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 NAMES = {"ECMF": "ecmf", "late fusion": "late", "logistic regression": "logreg"}
 NAMED = {short: name for name, short in NAMES.items()}
-PARTS = {
-    "attention": "self-attention", "residual": "residual connections", "auxiliary": "auxiliary heads",
-    "weighting": "dynamic weights",
-}  # fmt: skip
 
 
-def table_under(heading, first):
+def table_under(heading, first, page=README):
     """Rows of the first table below a heading whose header starts with a word, cells without markup."""
-    part = re.split(rf"^#+ {heading}.*$", README, flags=re.M)[1]
+    part = re.split(rf"^#+ {heading}.*$", page, flags=re.M)[1]
     lines = part[part.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip().replace("*", "").replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
 
@@ -55,12 +52,12 @@ def named(model):
 
 
 def study_tables(parts):
-    """Both tables of the study as the README shows them: what a part adds, and ECMF against the others."""
+    """Both tables of the study as docs/results.md shows them: what a part adds, and ECMF against the others."""
     found = scoreboard.difference_rows(study.differences(parts))
     scores = {(row["model"], row["labels"]): row for row in study.pool("study", dict(enumerate(parts)))["scores"]
               if row["split"] == "test" and len(row["branches"]) == 5}  # fmt: skip
     figures = ("difference", "interval", "holm")
-    parts = [[PARTS.get(row["part"], row["part"]), *(row[name] for name in figures)] for row in found["parts"]]
+    parts = [[row["part"], *(row[name] for name in figures)] for row in found["parts"]]
     others = [
         [named(row["model"]), row["labels"], f"{scores[row['model'], row['labels']]['weighted_f1']:.3f}",
          *(row[figure] for figure in figures)]
@@ -69,16 +66,40 @@ def study_tables(parts):
     return parts, others
 
 
-def test_the_study_tables_are_the_references():
+def plain(text):
+    return text.replace("\N{MINUS SIGN}", "-")
+
+
+def study_references():
     paths = [reference_path(member) for member in load_profile("study")["members"]]
-    if not all(path.exists() for path in paths):
-        assert "have yet to be measured again" in README
-        return
-    tables = study_tables([read_json(path) | {"seconds": 0, "notebooks": []} for path in paths])
-    assert "have yet to be measured again" not in README
-    for first, wanted in zip(("Part", "Model"), tables, strict=True):
-        shown = table_under("What each part adds", first)
-        assert [[cell.replace("\N{MINUS SIGN}", "-") for cell in row] for row in shown] == wanted
+    return [read_json(path) | {"seconds": 0, "notebooks": []} for path in paths]
+
+
+def test_the_study_tables_are_the_references():
+    tables = study_tables(study_references())
+    for heading, first, wanted in zip(("What each part adds", "ECMF against"), ("Part", "Model"), tables, strict=True):
+        shown = table_under(heading, first, RESULTS)
+        assert [[plain(cell) for cell in row] for row in shown] == wanted
+
+
+def test_the_readme_tells_the_study_as_its_page_does():
+    parts, others = study_tables(study_references())
+    shown = table_under("What each part adds", "Part")
+    assert [[plain(cell) for cell in row] for row in shown] == [row for row in parts if "," not in row[0]]
+    told = plain(re.split(r"^### What each part adds.*$", README, flags=re.M)[1].split("\n## ")[0]).replace("\n", " ")
+    on_refined = {row[0].removesuffix(", searched"): row[3:5] for row in others if row[1] == "refined"}
+    told = told.replace("official `attention`", "attention")
+    for name in ("late fusion", "attention", "logistic regression"):
+        (figures,) = re.findall(rf"{name} ([+-]\d\.\d+) \((.*?)\)", told)
+        assert list(figures) == on_refined[name]
+    scores = [
+        row["weighted_f1"] for part in study_references() for row in part["scores"]
+        if (row["model"], row["labels"], row["split"], len(row["branches"])) == ("ecmf", "refined", "test", 5)
+    ]  # fmt: skip
+    (figures,) = re.findall(r"weighted F1 (\d\.\d+), mean over the corpora \((\d\.\d+) to (\d\.\d+)\)", told)
+    assert [float(figure) for figure in figures] == [
+        round(value, 3) for value in (sum(scores) / len(scores), min(scores), max(scores))
+    ]  # fmt: skip
 
 
 def published_table(reference):
