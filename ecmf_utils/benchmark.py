@@ -92,7 +92,7 @@ def efficiency(
     parts = [ready[i : i + features.PART] for i in range(0, len(ready), features.PART)]
     with tempfile.TemporaryDirectory() as folder:
         stores = (str(Path(folder) / str(i)) for i in range(repeats + 1))
-        bare, whole = _in_turns(
+        bare, whole = in_turns(
             lambda: [encoder.run(part) for part in parts],
             lambda: features.extract(next(stores), branch, rows, encoder, reader),
             repeats,
@@ -103,14 +103,19 @@ def efficiency(
     return found | {"efficiency": bare / whole, "GPU busy (%)": busy}
 
 
-def _in_turns(one: Callable[[], Any], other: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Medians of two calls that take turns, so that what else the machine does hits both."""
+def in_turns(
+    one: Callable[[], Any],
+    other: Callable[[], Any],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
+    """Medians in seconds of two calls that take turns, so that what else the machine does hits both."""
     times = np.empty((repeats + 1, 2))
     for i in range(repeats + 1):
         for j, call in enumerate((one, other)):
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[i, j] = time.perf_counter() - start
+            times[i, j] = clock() - start
     return tuple(float(value) for value in np.median(times[1:], axis=0))
 
 

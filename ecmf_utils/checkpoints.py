@@ -64,9 +64,10 @@ def code_of(names: str) -> str:
     return digest([_logic(path.read_text(encoding="utf-8")) for path in paths])
 
 
-def libraries() -> list[str]:
+@functools.cache
+def libraries() -> tuple[str, ...]:
     """Versions of the libraries whose numbers decide a fit."""
-    return [importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch")]
+    return tuple(importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch"))
 
 
 def _logic(source: str) -> str:

@@ -65,8 +65,7 @@ def _import(options: argparse.Namespace) -> int:
     for branch, path in pairs:
         if branch not in branches:
             raise cells.unknown("branch", branch, branches, f"profile {profile}")
-        if "@" in branch:
-            raise EcmfError(f"{branch}: published features are imported under a name of their own, without @")
+        exchange.own_name(branch)
         if not Path(path).expanduser().exists():
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)

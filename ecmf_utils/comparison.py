@@ -155,9 +155,8 @@ def estimate(
     if official_epochs and planned:
         whole = max((one["branches"] for one in planned), key=len)
         problem = learning.load_problem(profile, whole, labels, "given")
-        labelled = take(problem.data, range(len(problem.given)))
         start = time.perf_counter()
-        official.cross_validate(labelled, problem.given, problem.test, len(labels), epochs=1, folds=[0])
+        official.cross_validate(problem.labelled(), problem.given, problem.test, len(labels), epochs=1, folds=[0])
         seconds = (time.perf_counter() - start) * official_epochs
         rows["official protocol"] = {"runs": 1, "fits": official.FOLDS, "seconds a fit": seconds}
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})

@@ -12,9 +12,10 @@ import pandas as pd
 
 from . import encoders, paths
 from .encoding import encode_all, encode_row
+from .paths import named
 from .progress import Meter, track
 from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .selection import folder, maker, named, select, selected
+from .selection import folder, maker, select, selected
 from .store import Store, each, filled, in_steps, opened, pooled, shard_files
 from .vectors import VectorFile
 

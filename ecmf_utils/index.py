@@ -96,11 +96,14 @@ def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:
 def _study(profile: str, members: Sequence[str]) -> dict[str, Any]:
     found = study.read_members(members)
     results = study.pool(profile, found)
-    records = []
-    for name in found:
-        for record in run_records(name):
-            record["stale"] = stale_inputs(record, name)
-            records.append({**record, "name": f"{name}: {record['name']}"})
+    runs = {
+        name: [
+            {**record, "name": f"{name}: {record['name']}", "stale": stale_inputs(record, name)}
+            for record in run_records(name)
+        ]
+        for name in found
+    }
+    records = [record for own in runs.values() for record in own]
     absent = [f"{name} has not run" for name in members if name not in found]
     absent += [f"{name} has no scores yet" for name, part in found.items() if not part["scores"]]
     return {
@@ -110,14 +113,13 @@ def _study(profile: str, members: Sequence[str]) -> dict[str, Any]:
         "untrained": "",
         "troubles": absent + _troubles(records),
         "cards": _cards(results, records, "listed by each corpus"),
-        "pages": [_member_page(name, part, records) for name, part in found.items()],
+        "pages": [_member_page(name, part, runs[name]) for name, part in found.items()],
         "problems": [],
         "versions": _versions(records),
     }
 
 
-def _member_page(name: str, part: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any]:
-    own = [record for record in records if record["name"].startswith(f"{name}: ")]
+def _member_page(name: str, part: dict[str, Any], own: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": f"{part['clips']['total']} clips",
         "title": name,

@@ -41,6 +41,10 @@ class Problem:
     label_map: dict[str, str | None] = field(default_factory=dict)
     in_both: int = 0  # clips of `train_profile` that are clips of the tested corpus too, left out
 
+    def labelled(self) -> features.Features:
+        """Training clips that an annotator has labelled: those of `given`."""
+        return features.take(self.data, range(len(self.given)))
+
     def table(self) -> pd.DataFrame:
         """How many clips have each branch, by role."""
         n = len(self.given)

@@ -51,6 +51,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
+def named(branch: str) -> tuple[str, str]:
+    """`audio@hubert-last-mean` -> (`audio`, `hubert-last-mean`); without an encoder the latter is empty."""
+    name, _, encoder = branch.partition("@")
+    return name, encoder
+
+
 def digest(*parts: Any) -> str:
     """16 hex digits that identify the given JSON-able values."""
     text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .cells import unknown
 from .params import START, load_profile
-from .paths import EcmfError, data_dir, read_json, reports_dir, show
+from .paths import EcmfError, data_dir, named, read_json, reports_dir, show
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def branch_notebooks(profile: str) -> dict[str, str]:
     """
     makers = {step.branch: nb for nb, step in STEPS.items() if step.branch}
     known = imported(profile)
-    branches = list(dict.fromkeys(branch.partition("@")[0] for branch in load_profile(profile)["branches"]))
+    branches = list(dict.fromkeys(named(branch)[0] for branch in load_profile(profile)["branches"]))
     for branch in branches:
         if branch not in makers and branch not in known:
             raise unknown("branch", branch, makers, f"profile {profile}")
@@ -169,8 +169,9 @@ def reads(nb: str, profile: str, n_shards: Mapping[str, int] | None = None) -> l
     used_all = any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS)
     used = by_hand if used_all else []
     made = [path for name in before for path in writes(name, profile, (n_shards or {}).get(name, 1))]
-    encoded = [branch.replace("@", "/") for branch in load_profile(profile)["branches"] if "@" in branch and used_all]
-    others = [path for name in encoded for path in (data_dir(profile) / "features" / name).glob("*/selected.json")]
+    encoded = [named(branch) for branch in load_profile(profile)["branches"] if named(branch)[1] and used_all]
+    stores = [data_dir(profile) / "features" / branch / encoder for branch, encoder in encoded]
+    others = [path for store in stores for path in store.glob("*/selected.json")]
     return made + [data_dir(profile) / _selected(branch) for branch in used] + others
 
 

@@ -251,14 +251,12 @@ def _stacked(k: int, batch: int, axes: int, repeats: int) -> float:
                 stack[name].grad = slope
             whole.step()
 
-        spent: list[list[float]] = [[], []]
-        for _ in range(repeats + 1):  # the first does not count
-            for call, seconds in zip((in_turn, at_once), spent, strict=True):
-                start = time.process_time()
-                for _ in range(5):
-                    call()
-                seconds.append(time.process_time() - start)
-    one, other = (float(np.median(seconds[1:])) for seconds in spent)
+        def several(step: Callable[[], None]) -> None:
+            for _ in range(5):  # a single one is over before the clock has moved
+                step()
+
+        sides = partial(several, in_turn), partial(several, at_once)
+        one, other = benchmark.in_turns(*sides, repeats, time.process_time)
     return one / other
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 
 from . import corpus, learning, metrics, official, paths, search, training
 from .checkpoints import INFO, code_of, libraries, read_model, write_model
-from .features import take
 from .learning import Problem
 from .paths import EcmfError, data_dir, read_json, write_json
 
@@ -96,9 +95,9 @@ def _seen(problem: Problem) -> str:
 
 def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) -> official.OfficialRun:
     """The protocol of the official toolkit on the given labels; read from disk where nothing it sees has changed."""
-    n, folder = len(problem.given), data_dir(profile) / "runs" / "official"
+    labelled, n = problem.labelled(), len(problem.given)
+    folder = data_dir(profile) / "runs" / "official"
     kept = ("reported", "settled", "curves", "cpu_s")
-    labelled = take(problem.data, range(n))
     seen = training.seen_by(labelled, problem.given, np.ones(n), np.zeros(n, int), problem.group[:n], problem.test)
     made_by = [training.code(), code_of("official"), *libraries()]
     recipe = {"seen": seen, "code": made_by, "n_classes": len(problem.labels), "seed": seed, "epochs": epochs}

@@ -18,7 +18,7 @@ MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_
 def selected(profile: str, branch: str) -> dict[str, Any]:
     """What `load` reads for a branch: slug, recipe and its hash, dimension, counts."""
     place, notebook = folder(profile, branch), maker(profile, branch)
-    chosen, (name, slug) = paths.read_json(place / "selected.json", notebook), named(branch)
+    chosen, (name, slug) = paths.read_json(place / "selected.json", notebook), paths.named(branch)
     if slug in ("", chosen["slug"]):
         return chosen
     oldest_first = sorted(place.glob("*/*/selected.json"), key=lambda path: path.stat().st_mtime)
@@ -29,15 +29,9 @@ def selected(profile: str, branch: str) -> dict[str, Any]:
     return paths.read_json(stored[slug])
 
 
-def named(branch: str) -> tuple[str, str]:
-    """`audio@hubert-last-mean` -> (`audio`, `hubert-last-mean`); without an encoder the latter is empty."""
-    name, _, slug = branch.partition("@")
-    return name, slug
-
-
 def folder(profile: str, branch: str) -> Path:
     """Where the features of a branch are."""
-    return paths.data_dir(profile) / "features" / named(branch)[0]
+    return paths.data_dir(profile) / "features" / paths.named(branch)[0]
 
 
 def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
@@ -58,7 +52,7 @@ def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
 
 def maker(profile: str, branch: str, chosen: dict[str, Any] | None = None) -> str:
     """What to run when vectors are not there."""
-    branch = named(branch)[0]
+    branch = paths.named(branch)[0]
     by_hand = f"`ecmf import-features {profile} {branch}=PATH`"
     if chosen and chosen["recipe"].get("imported"):
         return by_hand

@@ -169,6 +169,12 @@ def test_the_recipe_says_what_it_is_and_not_where_it_was(home):
     assert str(home) not in str(paths.parquet_metadata(stored_file())) + str(features.selected("p", "audio"))
 
 
+def test_published_features_have_a_name_of_their_own(home):
+    with pytest.raises(paths.EcmfError, match="^audio@hubert: published features are imported under a name of their"):
+        take_in(folder_of(home, numbers()), branch="audio@hubert")
+    assert not (paths.data_dir("p") / "features").exists()
+
+
 def test_branches_without_features_are_left_out_of_an_export_and_named(home, monkeypatch, capsys):
     monkeypatch.setattr(params, "load_profile", lambda name: {"branches": ["text", "audio"]})
     assert cli.main(["export-features", "p", "--to", str(home / "out")]) == 2
