@@ -14,7 +14,7 @@ from typing import Any
 import bleach
 import mistune
 from bleach.css_sanitizer import CSSSanitizer
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -39,8 +39,10 @@ ATTRIBUTES = {
 # no `background` or `content`: both may name a file
 STYLES = ["background-color", "color", "font-weight", "text-align", "width", "white-space"]
 NUMBER = re.compile(
-    r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|–|"
+    r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|<NA>|–|"
 )
+ABSENT = re.compile(r"^\s*(NaN|<NA>)\s*$")  # what pandas writes where there is nothing
+SHORT_NAME = 25  # letters of the name of a row that stay in one line
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -73,7 +75,7 @@ def markdown(source: str) -> str:
     render = mistune.create_markdown(
         renderer=_Renderer(escape=True), plugins=["strikethrough", "table", "def_list"]
     )
-    return align_numbers(render(source))
+    return arrange_tables(render(source))
 
 
 def clean(source: str) -> str:
@@ -87,7 +89,7 @@ def clean(source: str) -> str:
         css_sanitizer=CSSSanitizer(allowed_css_properties=STYLES),
         strip=True,
     )
-    return align_numbers(re.sub(r"<(img|source)(?![^>]*\ssrc=)[^>]*>", "", safe))
+    return arrange_tables(re.sub(r"<(img|source)(?![^>]*\ssrc=)[^>]*>", "", safe))
 
 
 def _inside(tag: str, name: str, value: str) -> bool:
@@ -98,25 +100,63 @@ def _inside(tag: str, name: str, value: str) -> bool:
     return value.startswith("#") if name == "href" else True
 
 
-def align_numbers(source: str) -> str:
-    """Mark the table columns that hold numbers only (class `num`) and let wide tables scroll."""
+def arrange_tables(source: str) -> str:
+    """Tables as a reader wants them: numbers to the right, a dash for nothing, one row of heads; wide ones scroll."""
     if "<table" not in source:
         return source
     soup = BeautifulSoup(source, "html.parser")
     for table in soup.find_all("table"):
-        rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
-        body = [row for row in rows if any(cell.name == "td" for cell in row)]
-        width = max((len(row) for row in body), default=0)
-        for column in range(1, width + 1):  # from the right: a cell over several rows shortens those below it
-            cells = [row[-column] for row in body if len(row) >= column]
-            texts = [cell.get_text().strip() for cell in cells]
-            if any(texts) and all(NUMBER.fullmatch(text) for text in texts):
-                heads = [row[-column] for row in rows if row not in body and len(row) == width]
-                for cell in (*cells, *heads):
-                    cell["class"] = [*cell.get("class", []), "num"]
-                    del cell["style"]
+        _join_heads(table)
+        _align_numbers(table)
+        for name in table.select("tbody th:not(.num)"):
+            if len(name.get_text()) <= SHORT_NAME:
+                name["class"] = [*name.get("class", []), "name"]
+        for cell in table.select("th.num, tbody th:not(.name), td code"):
+            _let_break(soup, cell)
+        for cell in table.find_all("td", string=ABSENT):
+            cell.string = "–"
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
     return str(soup)
+
+
+def _join_heads(table: Tag) -> None:
+    """One row of heads instead of two: pandas sets the names of the index below those of the columns."""
+    rows = [row.find_all("th") for row in table.select("thead tr")]
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]) or table.select("thead [colspan], thead [rowspan]"):
+        return
+    said = [[cell.get_text().strip() for cell in row] for row in rows]
+    if any(above and below for above, below in zip(*said, strict=True)):
+        return
+    lower = rows[1][0].parent
+    for above, below, name in zip(*rows, said[1], strict=True):
+        if name:
+            above.replace_with(below.extract())
+    lower.decompose()
+
+
+def _let_break(soup: BeautifulSoup, cell: Tag) -> None:
+    """A name may break where its parts meet (`seed_mean`, `scene+face`, `data/demo`) if the table has no room."""
+    parts = re.split(r"(?<=[_+/])(?=\w)", cell.string or "")
+    if len(parts) > 1:
+        cell.clear()
+        for part in parts[:-1]:
+            cell.extend([part, soup.new_tag("wbr")])
+        cell.append(parts[-1])
+
+
+def _align_numbers(table: Tag) -> None:
+    """Mark the columns that hold numbers only (class `num`)."""
+    rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
+    body = [row for row in rows if any(cell.name == "td" for cell in row)]
+    width = max((len(row) for row in body), default=0)
+    for column in range(1, width + 1):  # from the right: a cell over several rows shortens those below it
+        cells = [row[-column] for row in body if len(row) >= column]
+        texts = [cell.get_text().strip() for cell in cells]
+        if any(texts) and all(NUMBER.fullmatch(text) for text in texts):
+            heads = [row[-column] for row in rows if row not in body and len(row) == width]
+            for cell in (*cells, *heads):
+                cell["class"] = [*cell.get("class", []), "num"]
+                del cell["style"]
 
 
 def code(source: str) -> str:

@@ -223,6 +223,35 @@ def test_numbers_stand_right_below_a_cell_that_spans_rows():
     assert [one for one in marked if one.startswith("0.")] == ["0.5", "0.6", "0.7"]
 
 
+def test_a_table_has_one_row_of_heads_and_a_dash_where_a_number_is_not_there():
+    runs = pd.Index(["a · all", "b" * 60], name="run")
+    frame = pd.DataFrame({"f1": [0.5, 0.6], "sd": [0.1, float("nan")], "n": pd.array([1, None], "Int64")}, index=runs)
+    made = markup.clean(frame.to_html())
+    heads = re.search(r"<thead>.*</thead>", made, re.S)[0]
+    assert re.findall(r"<th(?: [^>]*)?>([^<]*)<", heads) == ["run", "f1", "sd", "n"] and heads.count("<tr") == 1
+    assert made.count('class="num">–<') == 2 and "NaN" not in made and "NA&gt;" not in made
+    assert re.findall(r'<th class="name">([^<]+)<', made) == ["a · all"]  # a long one may break
+    named = markup.clean(frame.rename_axis(columns="score").to_html())  # both rows say something of one column
+    assert re.findall(r"<th(?: [^>]*)?>([^<]*)<", named)[:5] == ["score", "f1", "sd", "n", "run"]
+
+
+def test_names_of_parts_may_break_where_the_parts_meet():
+    frame = pd.DataFrame({"seed_mean": [0.5]}, index=["ecmf · scene+face+audio+text+context"])
+    made = markup.clean(frame.to_html())
+    assert "seed_<wbr/>mean" in made and "scene+<wbr/>face+<wbr/>audio+<wbr/>text+<wbr/>context" in made
+
+
+def test_words_stay_as_they_are_and_nothing_is_a_dash():
+    said = ["nan", "c1: NaN or infinite", None, float("nan")]
+    made = markup.clean(pd.DataFrame({"said": said}, dtype=object).to_html(na_rep="NaN"))
+    assert re.findall(r"<td>([^<]*)<", made) == ["nan", "c1: NaN or infinite", "None", "–"]
+
+
+def test_a_path_in_a_table_of_prose_may_break_at_its_folders():
+    made = markup.markdown("| Reads |\n|---|\n| `data/demo/labels/refined.parquet` |\n")
+    assert "<code>data/<wbr/>demo/<wbr/>labels/<wbr/>refined.parquet</code>" in made
+
+
 
 # ---- index
 
