@@ -6,7 +6,8 @@ import struct
 from pathlib import Path
 
 LOST_SHARE = 0.02  # of the announced sound that may be missing in a whole file
-LOST_TIME = 0.1  # of the announced duration; encoders write it from another clock
+# share of the announced duration, by format: FLAC counts its samples, encoders of FLV write it from another clock
+LOST_TIME = {"flac": LOST_SHARE, "flv": 0.1}
 LAST_PACKET_S = 0.3  # the announced duration holds the last packet, whose own length a file need not tell
 OPEN_END = 0x7FFF0000  # announced by programs that write to a pipe and do not know the size
 
@@ -35,6 +36,6 @@ def lost_bytes(path: Path | str) -> tuple[int, int] | None:
     return None
 
 
-def lost_time(end_s: float, announced_s: float | None) -> bool:
-    """Whether the last packet lies well before the duration (s) that the header announces."""
-    return bool(announced_s) and end_s < announced_s * (1 - LOST_TIME) - LAST_PACKET_S
+def lost_time(kind: str, end_s: float, announced_s: float | None) -> bool:
+    """Whether a file of a format that announces its duration (s) ends well before it."""
+    return kind in LOST_TIME and bool(announced_s) and end_s < announced_s * (1 - LOST_TIME[kind]) - LAST_PACKET_S

@@ -43,8 +43,8 @@ SILENCE = 1e-4  # peak amplitude; 16-bit sound of up to three quantisation steps
 SEEK_GAP_S = 10.0  # decoding through a shorter gap is cheaper than seeking
 LOST_FRAMES = 0.02  # share of the announced frames that may be missing in a whole file
 NOT_MEDIA_FORMATS = {"tty", "bin", "lrc", "data"}  # demuxers that take any text or bytes
-# first bytes of mp4/mov, avi/wav, mkv/webm, mpg and flv
-MEDIA_MARKS = (b"ftyp", b"moov", b"mdat", b"RIFF", b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"FLV")
+# first bytes of mp4/mov, avi/wav, mkv/webm, mpg, flv and flac
+MEDIA_MARKS = (b"ftyp", b"moov", b"mdat", b"RIFF", b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"FLV", b"fLaC")
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -90,10 +90,7 @@ def probe(path: Path | str) -> dict[str, Any]:
         found |= {"has_video": video is not None, "has_audio": audio is not None}
         found |= {"sample_rate": audio and audio.rate, "channels": audio and audio.channels}
         n_frames, end = _count(container, path, video, audio)
-        container_s = container.duration and container.duration / 1e6
-        if container.format.name == "flv" and endings.lost_time(end, container_s):
-            raise MediaError("truncated", path, f"{end:.1f} of {container_s:.1f} s are there")
-        found["duration_s"] = round(float(container_s or end), 3)
+        found["duration_s"] = round(_whole(container, path, end) or float(end), 3)
         if video is not None:
             fps = float(video.average_rate or 0) or (n_frames / max(end, 1e-3))
             found |= {"fps": round(fps, 3), "n_frames": n_frames}
@@ -171,6 +168,8 @@ def read_audio(path: Path | str, sample_rate: int = 16000) -> np.ndarray:
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
         parts = [out for frame in _decode(container, stream) for out in resampler.resample(frame)]
         parts = [part.to_ndarray()[0] for part in parts + resampler.resample(None)]
+        if _stream(container, "video") is None:
+            _whole(container, path, sum(map(len, parts)) / sample_rate)
     sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if not len(sound):
         raise MediaError("unreadable", path, "no sound could be decoded")
@@ -239,6 +238,14 @@ def _count(container: Any, path: Path | str, video: Any, audio: Any) -> tuple[in
     if announced and seen < announced * (1 - LOST_FRAMES):
         raise MediaError("truncated", path, f"{seen} of {announced} frames are there")
     return shown, end
+
+
+def _whole(container: Any, path: Path | str, end_s: float) -> float | None:
+    """The duration (s) that the header announces, once it is known that the file is not cut well before it."""
+    announced_s = container.duration / 1e6 if container.duration else None
+    if endings.lost_time(container.format.name, end_s, announced_s):
+        raise MediaError("truncated", path, f"{end_s:.1f} of {announced_s:.1f} s are there")
+    return announced_s
 
 
 def _decode(container: Any, stream: Any) -> Iterator[Any]:

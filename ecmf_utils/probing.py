@@ -20,7 +20,7 @@ from .media import MediaError
 from .progress import track
 from .workers import parallel_map
 
-VERSION = 2  # of what is found out about a file; older results are not used
+VERSION = 3  # of what is found out about a file; older results are not used
 PART = 256  # clips in a part: what a kill may cost
 FEW_CLIPS = 16  # starting processes takes longer than this many clips
 SCHEMA = pa.schema(

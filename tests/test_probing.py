@@ -8,6 +8,7 @@ import sys
 import wave as wavfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,6 +132,23 @@ def test_a_sound_file_with_its_size_left_open_is_whole(tmp_path, files):
     path.write_bytes(data)
     found = probing.probe_all(rows([files[0], wave(tmp_path / "own.wav")], audio=[str(path), None]))
     assert found.loc[0, "audio"] == str(path) and list(found["problem"].fillna("")) == ["", "no_video_stream"]
+
+
+def test_a_flac_file_that_ends_early_is_truncated_alone_and_beside_a_video(tmp_path, files):
+    whole, half = tmp_path / "whole.flac", tmp_path / "half.flac"
+    with av.open(str(whole), "w") as out:
+        stream = out.add_stream("flac", rate=16000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray((TONE * 32767).astype("<i2")[None], "s16", "mono")
+        frame.sample_rate = 16000
+        for made in (frame, None):
+            out.mux(stream.encode(made))
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    alone = probing.probe_all(rows([whole, half]))
+    assert list(alone["problem"]) == ["no_video_stream", "truncated"] and list(alone["status"]) == ["ok", "failed"]
+    assert "half.flac: the file ends before its announced end (" in alone.loc[1, "detail"]
+    beside = probing.probe_all(rows([files[0], files[0]], audio=[str(whole), str(half)]))
+    assert list(beside["problem"].fillna("")) == ["", "truncated"] and list(beside["audio"]) == [str(whole), files[0]]
 
 
 def test_an_flv_file_that_ends_early_is_truncated(tmp_path, files):
