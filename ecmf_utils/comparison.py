@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from . import baselines, corpus, learning, metrics, official, paths, runs, spaces, training, workers
+from .course import minutes
 from .features import take
 from .paths import EcmfError
-from .progress import track
+from .progress import watch
 from .results import OURS, SEARCHED
 
 FEW, TYPICAL = 4, 48  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
@@ -90,6 +92,7 @@ def run_plan(
     epochs: int = 0,
     steps: int = 8,
     n_workers: int = 1,
+    estimate: pd.DataFrame | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Run a comparison; what is unchanged since last time is read from disk.
 
@@ -101,6 +104,8 @@ def run_plan(
         Spans of time that models of sequences get, see `features.load`.
     n_workers : int
         Processes, a run each; 0: as many as there are processors. The results are the same to the bit.
+    estimate : DataFrame, optional
+        What `estimate` found: progress is told in its minutes; without it none is.
 
     Returns
     -------
@@ -109,8 +114,11 @@ def run_plan(
     """
     job = partial(_run, profile, labels=labels, seeds=list(seeds), epochs=epochs, steps=steps)
     queue = planned[::-1]  # searches stand last in a plan and take longest: they must not be what is waited for
-    results = workers.parallel_map(job, queue, n_workers, ahead=len(queue), ordered=False)
-    done = dict(track(results, len(queue), "compare"))
+    done: dict[str, list[dict[str, Any]]] = {}
+    course = partial(minutes, profile, planned, seeds, estimate, time.time(), done)
+    with watch(course, "compare", "min of one core") if estimate is not None else nullcontext():
+        for key, rows in workers.parallel_map(job, queue, n_workers, ahead=len(queue), ordered=False):
+            done[key] = rows
     return {one["key"]: done[one["key"]] for one in planned}
 
 
@@ -141,9 +149,9 @@ def estimate(
     Returns
     -------
     DataFrame
-        Index model; runs, fits, seconds a fit, minutes.
+        Index model; runs, fits, seconds a fit, minutes. In `attrs`: `folds`.
     """
-    rows: dict[str, dict[str, float]] = {}
+    rows, n_folds = {}, 0
     for one in planned:
         if one["base"] not in rows:
             for _ in range(1 if rows else 2):  # the very first fit also imports what training needs
@@ -160,7 +168,9 @@ def estimate(
         seconds = (time.perf_counter() - start) * official_epochs
         rows["official protocol"] = {"runs": 1, "fits": official.FOLDS, "seconds a fit": seconds}
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
-    return table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
+    table = table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
+    table.attrs["folds"] = n_folds
+    return table
 
 
 def _timed(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 from . import pipeline, runner
 from .paths import reports_dir, show
+from .progress import LINE, NEW_LINE
 
+PROGRESS_S = 60.0  # a log of hours wants a line a minute
 LOG = re.compile(r"\s+log: .*[/\\]runs[/\\]([^/\\]+)[/\\]executed\.ipynb")
 
 
@@ -25,6 +29,7 @@ class Follower:
         self.done: list[str] = []
         self.failed: list[str] = []
         self.last, self.refused, self.broken = "", "", False
+        self.progress, self.told = "", time.monotonic()  # of a run, and when anything was told last
 
     def read(self, line: str) -> None:
         """Take in one line of output."""
@@ -43,6 +48,8 @@ class Follower:
             self.broken = True
         elif run := LOG.match(line):  # of a run that is planned, that begins or that broke
             self._name(run[1])
+        elif LINE.match(line):
+            self._progress(line)
         elif line.strip():
             self.last = line.strip()
 
@@ -55,6 +62,7 @@ class Follower:
     def _mark(
         self, notebook: str, event: str, status: str = "", seconds: float = 0, error: str = ""
     ) -> None:
+        self.progress, self.told = "", time.monotonic()
         if event == "start":
             self.running.append(notebook)
             return self._live()
@@ -69,13 +77,22 @@ class Follower:
         print(f"{head} {how}" + (f"\n    {error}" if error else ""), flush=True)
         self._live()
 
+    def _progress(self, line: str) -> None:
+        self.progress = line.strip()
+        if sys.stdout.isatty():
+            self._live()
+        elif time.monotonic() - self.told >= PROGRESS_S:
+            self.told = time.monotonic()
+            print(f"        {', '.join(self.running)} … {self.progress}", flush=True)
+
     def _live(self) -> None:
         if sys.stdout.isatty() and self.running:
-            print(f"\r\x1b[K        {', '.join(self.running)} …", end="", flush=True)
+            text = f"        {', '.join(self.running)} … {self.progress}"
+            print(NEW_LINE + text[: shutil.get_terminal_size().columns - 1], end="", flush=True)
 
     def _clear(self) -> None:
         if sys.stdout.isatty():
-            print("\r\x1b[K", end="")
+            print(NEW_LINE, end="")
 
     def tell_plan(self) -> int:
         """The end of a dry run."""

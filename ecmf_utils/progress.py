@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO, TypeVar
 
@@ -14,6 +17,9 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 _shown = False
 LOG_INTERVAL_S = 10.0  # a log file wants a line now and then, not ten a second
+LIVE_INTERVAL_S = 1.0  # at which a terminal shows how far work elsewhere is
+NEW_LINE = "\r\x1b[K"  # writes over the line before
+LINE = re.compile(r"[\w ]+: +\d+%")  # how lines of progress in a log begin
 
 
 @dataclass
@@ -68,6 +74,48 @@ def track(
         yield from show(items, total if total is not None else _length(items), what, note or str, file)
     finally:
         _shown = False
+
+
+@contextmanager
+def watch(course: Callable[[], tuple[float, float]], what: str, unit: str) -> Iterator[None]:
+    """Show how far work is that goes on elsewhere, in worker processes for instance; where and how `track` does.
+
+    Parameters
+    ----------
+    course : callable
+        Work done and work in all, in units; asked now and then by a thread of its own.
+    what, unit : str
+        Before the figures, and of them.
+    """
+    global _shown
+    file = None if _shown or os.environ.get("TQDM_DISABLE") == "1" else _stream()
+    if file is None:
+        yield
+        return
+    over, live = threading.Event(), file.isatty()
+    teller = threading.Thread(target=_tell, args=(course, what, unit, file, over, live), daemon=True, name="progress")
+    _shown = True
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        _shown = False
+
+
+def _tell(
+    course: Callable[[], tuple[float, float]], what: str, unit: str, file: TextIO, over: threading.Event, live: bool
+) -> None:
+    start = time.monotonic()
+    form = f"{{desc}}: {{percentage:3.0f}}% of {{total:.0f}} {unit} [{{elapsed}}<{{remaining}}]"
+    while not over.wait(LIVE_INTERVAL_S if live else LOG_INTERVAL_S):
+        done, total = course()
+        if total > 0:
+            line = tqdm.format_meter(done, total, time.monotonic() - start, prefix=what, bar_format=form)
+            print(f"{NEW_LINE}{line}" if live else line, end="" if live else "\n", file=file, flush=True)
+    if live:
+        print(NEW_LINE, end="", file=file, flush=True)
 
 
 def _bar(items: Iterable[Item], total: int | None, what: str, note: Callable[[], str], file: TextIO) -> Iterator[Item]:

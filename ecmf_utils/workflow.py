@@ -18,11 +18,13 @@ from filelock import FileLock, Timeout
 
 from . import notebook, params, pipeline, runner, shards, workers
 from .follower import Follower, log_path
+from .pages import duration
 from .paths import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 CHECKSUM_BYTES = 200_000_000  # inputs up to this size count as changed by content, not by time
 STOP_S = 15  # how long the runs get to end after Ctrl-C before they are killed
+LONG_S = 60  # of a member of a study: worth telling how long the others will take
 LEFTOVER_S = 3600  # a temporary file this old belongs to a run that was killed
 # Snakemake must not outlive `ecmf reproduce`, even when that is killed outright.
 BOOT = """
@@ -59,7 +61,7 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
 
     profile, sets = params.prepare(profile, sets)
     if members := params.load_profile(profile)["members"]:
-        failed = [member for member in members if reproduce(member, sets, cores, dry_run)]
+        failed = [member for member in _in_turn(profile, members) if reproduce(member, sets, cores, dry_run)]
         if not dry_run:
             print(f"Report: {show(report.build_index(profile))}")
         return 1 if failed else 0
@@ -82,6 +84,18 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
                 print(f"index: {error}", file=sys.stderr)
                 code = code or 1
         return follower.tell_end(code)
+
+
+def _in_turn(profile: str, members: Sequence[str]) -> Iterator[str]:
+    """The members of a study, each announced; once one has taken long, with what the rest will take."""
+    longest = 0.0
+    for number, member in enumerate(members):
+        left = longest * (len(members) - number)
+        more = f", about {duration(left)} to go" if longest > LONG_S else ""
+        print(f"{profile}: {member}, {number + 1} of {len(members)}{more}", flush=True)
+        began = time.monotonic()
+        yield member
+        longest = max(longest, time.monotonic() - began)
 
 
 def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follower) -> int:

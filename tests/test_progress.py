@@ -61,6 +61,32 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert b"scene:" in os.read(master, 4096)
 
 
+def test_work_elsewhere_is_told_in_its_own_units(log, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.01)
+    seen = iter(range(1000))
+    with progress.watch(lambda: (min(next(seen), 3), 4.0), "compare", "min of one core"):
+        assert list(progress.track([1, 2], what="inner")) == [1, 2]
+        while log().count("\n") < 4:
+            time.sleep(0.01)
+    lines = log().splitlines()
+    assert all(progress.LINE.match(line) for line in lines) and "inner" not in log()
+    assert lines[0].startswith("compare:   0% of 4 min of one core [00:00<")
+    assert lines[3].startswith("compare:  75% of 4 min")
+    count = len(lines)
+    time.sleep(0.05)
+    assert len(log().splitlines()) == count  # it ends with the work
+
+
+def test_work_elsewhere_has_a_line_of_a_terminal_that_goes_when_it_is_done(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(progress, "LIVE_INTERVAL_S", 0.01)
+    master, slave = os.openpty()
+    monkeypatch.setenv("ECMF_LOG_FD", str(slave))
+    with progress.watch(lambda: (1.0, 4.0), "compare", "min"):
+        assert b"compare:  25% of 4 min" in os.read(master, 4096)
+    assert os.read(master, 65536).endswith(progress.NEW_LINE.encode())
+
+
 def test_the_share_of_a_kind_of_work():
     meter = progress.Meter()
     assert meter.timed(lambda: time.sleep(0.05) or 7) == 7

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from ecmf_utils import baselines, comparison, corpus, learning, linear, paths, runs
+from ecmf_utils import baselines, comparison, corpus, course, learning, linear, paths, runs
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .conftest import build
@@ -268,6 +268,30 @@ def test_the_estimate_counts_every_fit(profile):
     n_folds = len(set(corpus.read_folds("p")["fold"]))
     assert dict(table["fits"]) == {"late": 2 * n_folds, "attention": n_folds * (2 + 2 + 3)}
     assert (table["minutes"] >= 0).all() and (table["seconds a fit"] > 0).all()
+
+
+def test_how_far_a_comparison_is_in_the_minutes_of_its_estimate(profile):
+    planned = comparison.plan(["late"], [], "", BRANCHES, False, (), ["attention"], 3)
+    late, searched = planned[0], planned[1] | {"labels": "given"}
+    table = comparison.estimate("p", [late, searched], LABELS, [0, 1], 2)
+    table["seconds a fit"] = [60.0, 120.0]
+    n_folds, began = table.attrs["folds"], time.time()
+
+    def minutes(*ended, began=began):
+        return course.minutes("p", [late, searched], [0, 1], table, began, ended)
+
+    total = n_folds * (1 + 2 * (2 + 3))
+    assert n_folds == len(set(corpus.read_folds("p")["fold"])) and minutes() == (0, total)
+    comparison.run_plan("p", [late], LABELS, [0, 1], 2)
+    assert minutes() == minutes(late["key"]) == (n_folds, total)
+    comparison.run_plan("p", [searched], LABELS, [0, 1], 2)
+    assert minutes() == minutes(late["key"], searched["key"]) == (total, total)
+    for note in (data_dir("p") / "runs" / searched["key"]).glob("*/fit.json"):
+        if note.parent.name not in ("seed0-fold0", "seed1-fold0"):
+            note.unlink()
+    assert minutes() == (n_folds + 2 * (1 + 3) + 2 * (1 + 3), total)  # so far it might be two folds of the first seed
+    later = time.time() + 1
+    assert minutes(late["key"], began=later) == (0, total - n_folds)  # what was there before is no work
 
 
 def test_the_estimate_times_a_few_epochs_and_counts_as_many_as_are_usual(profile, monkeypatch):

@@ -134,6 +134,18 @@ def test_members_run_one_after_the_other(notebooks, monkeypatch, capsys):
     monkeypatch.setattr(report, "build_index", lambda *words: indexed.append(words[0]) or Path("x"))
     assert workflow.reproduce("both") == 1
     assert indexed == ["words", "more", "both"]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("both: ")] == [
+        "both: words, 1 of 2", "both: more, 2 of 2"
+    ]  # fmt: skip
+
+
+def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys):
+    times = iter([0.0, 7200.0, 7200.0, 7201.0, 7201.0, 7209.0])
+    with monkeypatch.context() as during:
+        during.setattr(workflow.time, "monotonic", lambda: next(times))
+        assert list(workflow._in_turn("study", ["a", "b", "c"])) == ["a", "b", "c"]
+    told = ["study: a, 1 of 3", "study: b, 2 of 3, about 4.0 h to go", "study: c, 3 of 3, about 2.0 h to go"]
+    assert capsys.readouterr().out.splitlines() == told
 
 
 def test_follower_counts_and_names_what_is_left(notebooks, capsys):
@@ -153,6 +165,30 @@ def test_follower_counts_and_names_what_is_left(notebooks, capsys):
     assert "words: 2 of 3 notebooks to run" in told.out
     assert "[1/2] 00_start_here … KILLED after 0 s\n    clips.csv is missing" in told.out
     assert "not run because of it: 24_extract_text" in told.err
+
+
+def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
+    monkeypatch.setattr("ecmf_utils.follower.PROGRESS_S", 0.0)
+    follower = workflow.Follower("words")
+    for line in [
+        "nb_00_start_here        1",
+        "nb_24_extract_text      1",
+        "total   2",
+        '::ecmf {"notebook": "00_start_here", "event": "start"}',
+        "WorkflowError: why it stopped",
+        "compare:  12% of 93 min of one core [10:00<1:13:20]",
+        "audio:  50% 2/4 [00:20<00:20, 10.0s/it, 83% in the model]",
+    ]:
+        follower.read(line)
+    told = capsys.readouterr().out.splitlines()
+    assert told[1:] == [
+        "        00_start_here … compare:  12% of 93 min of one core [10:00<1:13:20]",
+        "        00_start_here … audio:  50% 2/4 [00:20<00:20, 10.0s/it, 83% in the model]",
+    ]
+    monkeypatch.setattr("ecmf_utils.follower.PROGRESS_S", 60.0)
+    follower.read("audio:  75% 3/4 [00:30<00:10, 10.0s/it]")
+    assert not capsys.readouterr().out
+    assert follower.tell_end(1) == 1 and "why it stopped" in capsys.readouterr().err
 
 
 def test_leftovers_of_killed_runs_are_swept_but_not_those_at_work(tmp_path):
