@@ -24,7 +24,9 @@ from .paths import EcmfError, data_dir, digest, write_json
 TINY = "tiny"
 PACKAGE = Path(__file__).resolve().parent
 # Modules that decide how a notebook runs but not what comes out: editing them reruns nothing.
-MACHINERY = {"notebook", "pipeline", "params", "cells", "progress", "paths", "shards", "workers", "index", "results"}
+MACHINERY = {
+    "notebook", "pipeline", "params", "cells", "progress", "course", "paths", "shards", "workers", "index", "results"
+}  # fmt: skip
 # Parameters that change how fast a notebook runs, not what comes out of it.
 EXECUTION = {"n_workers"}
 
