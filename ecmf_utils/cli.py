@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import cells, params, pipeline
-from .paths import EcmfError, data_dir, reports_dir, show
+from .paths import EcmfError, data_dir, own_name, reports_dir, show
 
 EXAMPLES = """examples:
   ecmf reproduce demo
@@ -65,7 +65,7 @@ def _import(options: argparse.Namespace) -> int:
     for branch, path in pairs:
         if branch not in branches:
             raise cells.unknown("branch", branch, branches, f"profile {profile}")
-        exchange.own_name(branch)
+        own_name(branch)
         if not Path(path).expanduser().exists():
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)

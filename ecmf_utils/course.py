@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,13 +32,23 @@ def minutes(
     ended : keys of the runs that are over
     """
     done = total = 0.0
+    runs = paths.data_dir(profile) / "runs"
     for one in planned:
         each, folds = estimate.loc[one["base"], "seconds a fit"] / 60, estimate.attrs["folds"]
         n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
-        notes = (paths.data_dir(profile) / "runs" / one["key"]).glob(f"*/{training.FIT}")
-        made, whole = sum(note.stat().st_mtime >= began for note in notes), folds * (n_seeds + one["trials"])
+        made, whole = _since(runs / one["key"], began), folds * (n_seeds + one["trials"])
         if one["key"] in ended:
-            done, total = done + bool(made) * each * whole, total + bool(made) * each * whole
+            part = whole = whole if made else 0
         else:  # the first seed's fits search, the others take what was found
-            done, total = done + each * (made + min(made, folds) * one["trials"]), total + each * whole
+            part = made + min(made, folds) * one["trials"]
+        done, total = done + each * part, total + each * whole
     return done, total
+
+
+def _since(run: Path, began: float) -> int:
+    """Fits of a run that were made since; one that is being made again is not there for a moment."""
+    made = 0
+    for note in run.glob(f"*/{training.FIT}"):
+        with suppress(FileNotFoundError):
+            made += note.stat().st_mtime >= began
+    return made

@@ -24,12 +24,6 @@ NOT_THERE = "none"  # content hash of a clip without features
 ALLOW = "overwrite=True, on the command line --overwrite"
 
 
-def own_name(branch: str) -> None:
-    """Refuse a branch that names an encoder (`audio@<encoder>`) for published features."""
-    if paths.named(branch)[1]:
-        raise paths.EcmfError(f"{branch}: published features are imported under a name of their own, without @")
-
-
 def import_features(
     profile: str,
     branch: str,
@@ -69,7 +63,7 @@ def import_features(
         Nothing in it can be used: not there, not one of these layouts, no name is a clip, all damaged. What
         was selected before stays selected. The branch names an encoder, as `audio@hubert` does.
     """
-    own_name(branch)
+    paths.own_name(branch)
     found = Findings()
     clip_ids = [str(one) for one in clips["clip_id"]]
     source = look(path, clip_ids, found, id_column)

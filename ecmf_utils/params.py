@@ -18,7 +18,7 @@ from .cells import (
     notebooks_dir,
     unknown,
 )
-from .paths import EcmfError, data_dir, digest, read_json, show, slug, write_json
+from .paths import EcmfError, data_dir, digest, own_name, read_json, show, slug, write_json
 
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 BRANCHES = ("scene", "face", "audio", "text", "context")
@@ -155,8 +155,7 @@ def _check_names(profile: dict[str, Any], where: str) -> None:
     for branch in profile["features"]:
         if branch not in profile["branches"]:
             raise unknown("branch", str(branch), profile["branches"], f"{where}: features")
-        if "@" in str(branch):
-            raise EcmfError(f"{where}: features: {branch}: published features need a name of their own, without @")
+        own_name(str(branch), f"{where}: features: ")
     for nb, settings in profile["notebooks"].items():
         known = declared(nb)
         for name in settings:

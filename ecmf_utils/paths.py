@@ -57,6 +57,12 @@ def named(branch: str) -> tuple[str, str]:
     return name, encoder
 
 
+def own_name(branch: str, where: str = "") -> None:
+    """Refuse a branch that names an encoder (`audio@<encoder>`) for published features; `where` begins the line."""
+    if "@" in branch:
+        raise EcmfError(f"{where}{branch}: published features need a name of their own, without @")
+
+
 def digest(*parts: Any) -> str:
     """16 hex digits that identify the given JSON-able values."""
     text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)

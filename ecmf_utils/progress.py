@@ -63,17 +63,12 @@ def track(
     note : callable, optional
         What to say behind the bar, asked for with every item.
     """
-    global _shown
-    file = None if _shown or os.environ.get("TQDM_DISABLE") == "1" else _stream()
-    if file is None:  # a bar within a bar says nothing more
-        yield from items
-        return
-    _shown = True
-    show = _bar if file.isatty() else _lines
-    try:
-        yield from show(items, total if total is not None else _length(items), what, note or str, file)
-    finally:
-        _shown = False
+    with _claimed() as file:
+        if file is None:
+            yield from items
+        else:
+            show = _bar if file.isatty() else _lines
+            yield from show(items, total if total is not None else _length(items), what, note or str, file)
 
 
 @contextmanager
@@ -87,27 +82,39 @@ def watch(course: Callable[[], tuple[float, float]], what: str, unit: str) -> It
     what, unit : str
         Before the figures, and of them.
     """
+    with _claimed() as file:
+        if file is None:
+            yield
+            return
+        over = threading.Event()
+        teller = threading.Thread(target=_tell, args=(course, what, unit, file, over), daemon=True, name="progress")
+        teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            teller.join()
+
+
+@contextmanager
+def _claimed() -> Iterator[TextIO | None]:
+    """The stream to tell progress on; none where nothing is to be told, as for a bar within a bar."""
     global _shown
     file = None if _shown or os.environ.get("TQDM_DISABLE") == "1" else _stream()
     if file is None:
-        yield
+        yield None
         return
-    over, live = threading.Event(), file.isatty()
-    teller = threading.Thread(target=_tell, args=(course, what, unit, file, over, live), daemon=True, name="progress")
     _shown = True
-    teller.start()
     try:
-        yield
+        yield file
     finally:
-        over.set()
-        teller.join()
         _shown = False
 
 
 def _tell(
-    course: Callable[[], tuple[float, float]], what: str, unit: str, file: TextIO, over: threading.Event, live: bool
+    course: Callable[[], tuple[float, float]], what: str, unit: str, file: TextIO, over: threading.Event
 ) -> None:
-    start = time.monotonic()
+    start, live = time.monotonic(), file.isatty()
     form = f"{{desc}}: {{percentage:3.0f}}% of {{total:.0f}} {unit} [{{elapsed}}<{{remaining}}]"
     while not over.wait(LIVE_INTERVAL_S if live else LOG_INTERVAL_S):
         done, total = course()

@@ -91,7 +91,7 @@ def _in_turn(profile: str, members: Sequence[str]) -> Iterator[str]:
     longest = 0.0
     for number, member in enumerate(members):
         left = longest * (len(members) - number)
-        more = f", about {duration(left)} to go" if longest > LONG_S else ""
+        more = f"; {duration(left)} to go if each takes as long as the longest so far" if longest > LONG_S else ""
         print(f"{profile}: {member}, {number + 1} of {len(members)}{more}", flush=True)
         began = time.monotonic()
         yield member

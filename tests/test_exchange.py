@@ -170,7 +170,7 @@ def test_the_recipe_says_what_it_is_and_not_where_it_was(home):
 
 
 def test_published_features_have_a_name_of_their_own(home):
-    with pytest.raises(paths.EcmfError, match="^audio@hubert: published features are imported under a name of their"):
+    with pytest.raises(paths.EcmfError, match="^audio@hubert: published features need a name of their own"):
         take_in(folder_of(home, numbers()), branch="audio@hubert")
     assert not (paths.data_dir("p") / "features").exists()
 

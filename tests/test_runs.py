@@ -290,6 +290,11 @@ def test_how_far_a_comparison_is_in_the_minutes_of_its_estimate(profile):
         if note.parent.name not in ("seed0-fold0", "seed1-fold0"):
             note.unlink()
     assert minutes() == (n_folds + 2 * (1 + 3) + 2 * (1 + 3), total)  # so far it might be two folds of the first seed
+    again = data_dir("p") / "runs" / late["key"] / "seed0-fold0" / "fit.json"
+    again.unlink()
+    again.symlink_to("gone")  # listed, and removed before it is looked at
+    assert minutes()[0] == n_folds - 1 + 2 * (1 + 3) + 2 * (1 + 3)
+    again.unlink()
     later = time.time() + 1
     assert minutes(late["key"], began=later) == (0, total - n_folds)  # what was there before is no work
 

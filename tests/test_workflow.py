@@ -16,6 +16,12 @@ from .small_notebooks import edit, make_pipeline
 SMALL = ["00_start_here", "10_explore_corpus", "24_extract_text"]  # what profile `words` runs
 COMMAND = [sys.executable, "-m", "ecmf_utils.cli", "reproduce"]
 KILLS = 5
+BEGUN = [
+    "nb_00_start_here        1",
+    "nb_24_extract_text      1",
+    "total   2",
+    '::ecmf {"notebook": "00_start_here", "event": "start"}',
+]  # what a follower reads until the first notebook is under way
 
 
 @pytest.fixture
@@ -144,17 +150,15 @@ def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys)
     with monkeypatch.context() as during:
         during.setattr(workflow.time, "monotonic", lambda: next(times))
         assert list(workflow._in_turn("study", ["a", "b", "c"])) == ["a", "b", "c"]
-    told = ["study: a, 1 of 3", "study: b, 2 of 3, about 4.0 h to go", "study: c, 3 of 3, about 2.0 h to go"]
+    condition = "to go if each takes as long as the longest so far"
+    told = ["study: a, 1 of 3", f"study: b, 2 of 3; 4.0 h {condition}", f"study: c, 3 of 3; 2.0 h {condition}"]
     assert capsys.readouterr().out.splitlines() == told
 
 
 def test_follower_counts_and_names_what_is_left(notebooks, capsys):
     follower = workflow.Follower("words")
     for line in [
-        "nb_00_start_here        1",
-        "nb_24_extract_text      1",
-        "total   2",
-        '::ecmf {"notebook": "00_start_here", "event": "start"}',
+        *BEGUN,
         "ecmf: clips.csv is missing",
         "Error in rule nb_00_start_here:",
         "    log: /r/words/runs/00_start_here/executed.ipynb (check log file(s) for error details)",
@@ -171,10 +175,7 @@ def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
     monkeypatch.setattr("ecmf_utils.follower.PROGRESS_S", 0.0)
     follower = workflow.Follower("words")
     for line in [
-        "nb_00_start_here        1",
-        "nb_24_extract_text      1",
-        "total   2",
-        '::ecmf {"notebook": "00_start_here", "event": "start"}',
+        *BEGUN,
         "WorkflowError: why it stopped",
         "compare:  12% of 93 min of one core [10:00<1:13:20]",
         "audio:  50% 2/4 [00:20<00:20, 10.0s/it, 83% in the model]",
