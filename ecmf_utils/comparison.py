@@ -1,4 +1,4 @@
-"""The comparison: which models are run on which branches and labels, and whether they differ."""
+"""The comparison: which models are run on which branches and labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import baselines, corpus, learning, metrics, official, paths, runs, spaces, training, workers
+from . import baselines, learning, official, paths, runs, spaces, training, workers
 from .course import minutes
 from .features import take
 from .paths import EcmfError
@@ -51,7 +51,7 @@ def plan(
         raise EcmfError(f"searched_models: {', '.join(lacking)} has no entry in spaces.SPACES: nothing to search")
     whole = [(model, "given") for model in models] + [(model, "refined") for model in refined]
     rows = [_planned(model, branches, names) for model, names in whole if (model, names) != (OURS, ours)]
-    rows += [_planned(single, [branch], "given") for branch in branches] if single else []
+    rows += singles(single, branches, "given")
     if ablations:
         rows += [_planned(OURS, branches, ours, {part: value}) for part, value in ABLATIONS.items()]
         rows += [_planned(OURS, [b for b in branches if b != out], ours) for out in branches if len(branches) > 1]
@@ -65,6 +65,11 @@ def plan(
         if baselines.has_epochs(row["base"]) and row["base"] != OURS:
             row["settings"] = {**(more or {}), **row["settings"]}
     return list({row["key"]: row for row in rows}.values())
+
+
+def singles(model: str, branches: Iterable[str], labels: str) -> list[dict[str, Any]]:
+    """The runs of a model on each branch alone, as `plan` has them; none without a model."""
+    return [_planned(model, [branch], labels) for branch in branches] if model else []
 
 
 def _planned(
@@ -229,72 +234,3 @@ def doubt(rows: Sequence[dict[str, Any]]) -> str:
         f"Do not believe the out-of-fold scores: they are {gap:.2f} above test. Published features were often "
         "trained on the training labels, or clips of different groups share something (see 10_explore_corpus)."
     )
-
-
-def families(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, list[str]]]:
-    """What is compared with what: name of a family to the key of our run and those of the others.
-
-    Other models against ECMF trained on the same labels (against notebook 50's where there is none), ECMF as notebook
-    50 trained it against itself without a part or on other labels, and searched settings against ECMF's searched ones.
-    """
-    first = {key: rows[0] for key, rows in done.items()}
-    searched = [key for key, row in first.items() if row["model"].endswith(SEARCHED)]
-    itself = [key for key, row in first.items() if key != OURS and row["model"].partition("-no-")[0] == OURS]
-    plain = [key for key in first if key not in (OURS, *searched, *itself)]
-    own = {first[key]["labels"]: key for key in itself if _is_whole(first[key], first[OURS])} if itself else {}
-    own |= {first[OURS]["labels"]: OURS}
-    found = {}
-    for labels in dict.fromkeys(first[key]["labels"] for key in plain):
-        ours = own.get(labels, OURS)
-        name = f"other models, {labels} labels" + ("" if labels in own else f" (ECMF: {first[OURS]['labels']})")
-        found[name] = (ours, [key for key in plain if first[key]["labels"] == labels])
-    found["itself otherwise"] = (OURS, itself)
-    for best in (key for key in searched if first[key]["model"] == OURS + SEARCHED):
-        found["other models, settings searched"] = (best, [key for key in searched if key != best])
-    return {name: (key, others) for name, (key, others) in found.items() if others}
-
-
-def _is_whole(row: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """ECMF with every part and branch of notebook 50's."""
-    return row["model"] == OURS and row["branches"] == ours["branches"]
-
-
-def paired(
-    profile: str, key: str, others: Iterable[str], labels: Sequence[str], role: str = "test"
-) -> pd.DataFrame:
-    """Weighted F1 of run `key` minus that of each other run on the same clips of a role, test or oof.
-
-    Returns
-    -------
-    DataFrame
-        Index other run; `difference`, `low`, `high` (95 %, paired bootstrap, see `metrics.paired_difference`),
-        `p`, `p (Holm)`, corrected for the number of other runs, `p (McNemar, Holm)`, corrected likewise, and `over`:
-        groups, speakers (see `runs.clusters`) or clips, whichever were drawn.
-    """
-    clips = corpus.read_clips(profile).set_index("clip_id")
-    code = {label: i for i, label in enumerate(labels)}
-    tables = {
-        name: runs.read_predictions(profile, name).set_index("clip_id").pipe(lambda t: t[t["role"] == role])
-        for name in [key, *others]
-    }
-    ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
-    y = clips["label"].reindex(ids).map(code).to_numpy(int)
-    groups, unit = runs.clusters(clips, ids)
-    proba = {
-        name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()
-    }
-    rows = {}
-    for name in [name for name in tables if name != key] if ids else []:
-        found = metrics.paired_difference(y, proba[name], proba[key], groups)
-        rows[name] = {
-            "difference": found.mean,
-            "low": found.ci[0],
-            "high": found.ci[1],
-            "p": found.p,
-            "p (McNemar, Holm)": metrics.mcnemar(y, proba[name], proba[key]),
-            "over": unit if found.unit == "groups" and len(set(groups)) < len(ids) else "clips",
-        }
-    columns = ["difference", "low", "high", "p", "p (McNemar, Holm)", "over"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    table.insert(4, "p (Holm)", metrics.holm(table["p"]))
-    return table.assign(**{"p (McNemar, Holm)": metrics.holm(table["p (McNemar, Holm)"])})

@@ -235,7 +235,7 @@ def _pseudo_ids(refined: pd.DataFrame, clips: pd.DataFrame) -> list[str]:
 def _targets(
     ids: list[str], given: np.ndarray, refined: pd.DataFrame | None, fold: int, labels: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Soft targets (N, C) and weights (N,) of a training set that fold `fold` is held out of."""
+    """Targets (N, C), each one label, and weights (N,) of a training set that fold `fold` is held out of."""
     one_hot = np.eye(len(labels))
     targets = np.full((len(ids), len(labels)), 1 / len(labels))
     targets[: len(given)] = one_hot[given]

@@ -38,7 +38,7 @@ class OfficialRun:
     Attributes
     ----------
     test : float array (M, C)
-        Mean over folds of the test probabilities at each fold's best epoch.
+        Test probabilities: the softmax of the mean over folds of the logits at each fold's best epoch.
     reported : float
         Weighted F1 of the held-out folds at their best epochs, mean over folds: what the protocol reports.
     settled : float

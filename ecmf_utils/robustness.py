@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import metrics, training
+from . import contrasts, metrics, training
 from .features import Features
 
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of a dimension
+DRAWS = 500  # of the bootstrap
 
 
 def subsets(branches: Sequence[str]) -> list[tuple[str, ...]]:
@@ -45,30 +46,44 @@ def subset_table(
     Returns
     -------
     DataFrame
-        branches (joined by +), kept (number), weighted_f1, low, high.
+        branches (joined by +), kept (number), weighted_f1, low, high; and `loss` against all branches with `loss low`,
+        `loss high` and `p (Holm)`, over all rows but that of all branches, see `contrasts.differences`.
     """
-    branches, rows = list(features.x), []
-    for kept in subsets(branches):
-        gone = [branch for branch in branches if branch not in kept]
-        proba = training.predict_without(estimators, features, gone)
-        rows.append({"branches": "+".join(kept), "kept": len(kept)} | _scored(y, proba, clusters))
-    return pd.DataFrame(rows)
+    branches = list(features.x)
+    kept = subsets(branches)
+    gone = [[branch for branch in branches if branch not in some] for some in kept]
+    probas = [training.predict_without(estimators, features, without) for without in gone]
+    rows = [{"branches": "+".join(some), "kept": len(some)} for some in kept]
+    return _scored(rows, probas, y, probas[0], clusters)
 
 
 def noise_table(
     estimators: Sequence[Any], features: Features, y: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Weighted F1 with noise on one branch, columns branch, noise (0: none), weighted_f1, low, high."""
-    whole = _scored(y, training.predict_mean(estimators, features)[0], clusters)
-    rows = []
-    for branch in features.x:
-        rows.append({"branch": branch, "noise": 0.0} | whole)
-        for amount in NOISE:
-            proba = training.predict_mean(estimators, noised(features, branch, amount, seed))[0]
-            rows.append({"branch": branch, "noise": amount} | _scored(y, proba, clusters))
-    return pd.DataFrame(rows)
+    """Weighted F1 with noise on one branch: branch, noise (0: none), and what `subset_table` has of each row."""
+    rows = [{"branch": branch, "noise": amount} for branch in features.x for amount in (0.0, *NOISE)]
+    whole = training.predict_mean(estimators, features)[0]
+    probas = [
+        training.predict_mean(estimators, noised(features, row["branch"], row["noise"], seed))[0]
+        if row["noise"] else whole
+        for row in rows
+    ]  # fmt: skip
+    return _scored(rows, probas, y, whole, clusters)
 
 
-def _scored(y: np.ndarray, proba: np.ndarray, clusters: np.ndarray | None) -> dict[str, float]:
-    interval = metrics.bootstrap_ci(y, proba, clusters, n=500).ci
-    return {"weighted_f1": metrics.scores(y, proba)["weighted_f1"], "low": interval[0], "high": interval[1]}
+def _scored(
+    rows: Sequence[dict[str, Any]],
+    probas: Sequence[np.ndarray],
+    y: np.ndarray,
+    whole: np.ndarray,
+    clusters: np.ndarray | None,
+) -> pd.DataFrame:
+    """The rows with their scores, and with what they lose where they are not `whole` itself."""
+    table = pd.DataFrame(rows)
+    table["weighted_f1"] = [metrics.scores(y, proba)["weighted_f1"] for proba in probas]
+    intervals = [metrics.bootstrap_ci(y, proba, clusters, n=DRAWS).ci for proba in probas]
+    table = table.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
+    others = {i: proba for i, proba in enumerate(probas) if proba is not whole}
+    lost = contrasts.differences(y, whole, others, clusters, DRAWS)
+    lost = lost.rename(columns={"difference": "loss", "low": "loss low", "high": "loss high"})
+    return table.join(lost[["loss", "loss low", "loss high", "p (Holm)"]])

@@ -104,7 +104,7 @@ def _score_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def difference_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """ECMF against itself without a part (`parts`) and against other models (`others`).
+    """ECMF against itself without a part (`parts`, in the order of the paper's ablation) and other models (`others`).
 
     `holm` is p corrected for the number of rows. Of the first kind of truth that has any, as `TABLES` orders them;
     `title` names it.
@@ -116,7 +116,7 @@ def difference_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     whole = _whole(grouped[kind])
     rows = [{**row, "part": _part(row, whole)} for row in grouped[kind]]
     found = {
-        "parts": sorted((row for row in rows if row["part"]), key=lambda row: -row["difference"]),
+        "parts": sorted((row for row in rows if row["part"]), key=lambda row: _step(row, whole)),
         "others": sorted((row for row in rows if not row["part"]), key=lambda row: (_rank(row), row["difference"])),
     }
     for name, some in found.items():
@@ -146,6 +146,15 @@ def _part(row: dict[str, Any], whole: list[str]) -> str:
     if lacking:
         return f"{', '.join(lacking)} ({'branch' if len(lacking) == 1 else 'branches'})"
     return PARTS.get(switch, switch) or f"{row['ours']} instead of {row['labels']} labels"
+
+
+def _step(row: dict[str, Any], whole: list[str]) -> tuple[int, ...]:
+    """Where a part stands in the paper's ablation: branches that come in, each branch, switches, labels."""
+    lacking = _lacking(row["branches"], whole)
+    if lacking:
+        return 0, -len(lacking), whole.index(lacking[0])
+    switch = row["model"].partition("-no-")[2]
+    return 1, (*PARTS, switch).index(switch) if switch else len(PARTS) + 1
 
 
 def _whole(rows: list[dict[str, Any]]) -> list[str]:

@@ -54,6 +54,26 @@ def test_models_learn(fitted, split, name):
     assert weighted_f1(fitted[name], split) > (0.4 if name in NETWORKS else 0.55)  # chance is .25
 
 
+def test_stacking_does_not_believe_a_branch_that_knows_its_training_rows_by_heart(split, monkeypatch):
+    """Wolpert 1992: the top learns from what the branch models say of rows that they have not seen."""
+    data, truth, groups, train, test = split
+    noise = np.random.default_rng(0).normal(size=(300, 250)).astype(np.float32)
+    x, present = data.x | {"noise": noise}, data.present | {"noise": np.ones(300, bool)}
+    more = features.Features(data.clip_ids, x, present, DIMS | {"noise": 250})
+
+    def score():
+        model = baselines.make_model("stacked", more.dims, 4, strength=0.1)
+        model.fit(features.take(more, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
+        return scores(truth[test], model.predict(features.take(more, test))[0])["weighted_f1"]
+
+    def by_heart(x, targets, weights, groups, k, seed, strength):
+        return softmax_regression(x, targets, weights, strength).logits(x), strength
+
+    honest = score()
+    monkeypatch.setattr(baselines, "out_of_fold", by_heart)
+    assert honest > score() + 0.15
+
+
 def test_majority_predicts_the_shares_of_the_training_labels(split):
     data = split[0]
     targets = one_hot(np.arange(300) % 3)

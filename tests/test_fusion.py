@@ -92,6 +92,23 @@ def test_attention_lets_a_branch_change_the_weight_of_another(inputs):
     torch.testing.assert_close(ratio(plain, 0), ratio(plain, 3))
 
 
+def test_residuals_keep_what_the_heads_say_and_what_the_tokens_were(inputs):
+    x, present, logits = inputs
+    torch.manual_seed(1)
+    kept, lost = (Ecmf(DIMS, 4, residual=residual).eval() for residual in (True, False))
+    lost.load_state_dict(kept.state_dict())
+    told = lost(x, present, logits)["logits"]
+    assert not told.any()  # nothing but the correction, which is zero here; the heads' sum is gone
+    assert kept(x, present, logits)["logits"][:6].abs().sum(1).all()
+    one, other = network(residual=True, auxiliary=False), network(residual=False, auxiliary=False)
+    other.load_state_dict(one.state_dict())
+    for attention in (*one.attend, *other.attend):
+        torch.nn.init.zeros_(attention.out.weight)
+        torch.nn.init.zeros_(attention.out.bias)
+    assert len({tuple(row) for row in other(x, present)["logits"].tolist()}) == 1  # attention that says nothing is all
+    assert len({tuple(row) for row in one(x, present)["logits"].tolist()}) > 1  # the tokens themselves are still there
+
+
 def test_switches_remove_their_parameters():
     names = {name.split(".")[0] for name, _ in Ecmf(DIMS, 4).named_parameters()}
     assert {"attend", "lift", "embedding", "project"} <= names

@@ -6,7 +6,7 @@ import pytest
 from ecmf_utils import baselines, features, labels, training
 from ecmf_utils.learner import TorchClassifier
 from ecmf_utils.linear import Scaler, group_folds
-from ecmf_utils.metrics import scores
+from ecmf_utils.metrics import bootstrap_ci, scores
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
@@ -104,13 +104,25 @@ def test_a_feature_that_knows_only_held_out_labels_does_not_help(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_shuffled_labels_give_chance(name):
+    """On clips of their own, chance lies in the interval; out-of-fold it is not above chance.
+
+    Out-of-fold scores of shuffled labels lie below chance: what is rare in a fold is frequent in the others.
+    """
     found = []
     for seed in range(3):
-        data, truth, _, groups = make_branches(150, seed=seed)
-        y = np.random.default_rng(seed).permutation(truth)
-        proba = cross_validated(name, (data, y, groups, group_numbers(groups))).oof
-        found.append(scores(y, proba)["accuracy"])  # F1 would punish a constant answer
-    assert 0.15 < np.mean(found) < 0.35, f"{found}: chance is .25"
+        data, truth, _, groups = make_branches(300, seed=seed)
+        y, train = np.random.default_rng(seed).permutation(truth), np.arange(300) < 150
+        known, new = features.take(data, train), features.take(data, ~train)
+        make = baselines.maker(name, data.dims, 4, **SETTINGS.get(name, {}))
+        rows = (one_hot(y[train]), np.ones(150), group_numbers(groups[train]), groups[train])
+        run = training.cross_validate(make, known, *rows, new)
+        names = np.array([f"{seed} {group}" for group in groups])
+        found.append((y[train], run.oof, names[train], y[~train], run.test, names[~train]))
+    y, oof, names, test_y, test, test_names = (np.concatenate(part) for part in zip(*found, strict=True))
+    # accuracy: F1 would punish a constant answer
+    low, high = bootstrap_ci(test_y, test, test_names, metric="accuracy").ci
+    assert low <= 0.25 <= high and high - low < 0.15, f"{low:.3f} to {high:.3f}: chance is .25"
+    assert bootstrap_ci(y, oof, names, metric="accuracy").ci[0] <= 0.25
 
 
 def test_held_out_labels_change_no_held_out_prediction(problem):

@@ -42,6 +42,18 @@ def test_a_search_is_measured_too():
     assert found["CPU s"] > 0 and 0.05 < found["test"] < 1
 
 
+def test_growth_is_measured_on_as_many_clips_as_are_asked_for():
+    table = protocols.scaling([200, 400], n_branches=2, dim=16, epochs=2)
+    assert list(table["clips"]) == [200, 400] and table["ratio"][0] == 1 and (table["peak (MiB)"] > 100).all()
+    assert table["µs a clip"][1] == pytest.approx(1e6 * table["CPU s"][1] / 400)
+
+
+@pytest.mark.slow
+def test_100000_clips_of_five_branches_stay_under_six_gib():
+    table = protocols.scaling([100_000], dim=768)
+    assert table["peak (MiB)"][0] < 6 * 1024
+
+
 def test_the_official_layout_is_read(tmp_path):
     train, y, test, test_y = SMALL.read()
     names = ["neutral", "angry", "happy", "sad", "worried", "surprise"]

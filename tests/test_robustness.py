@@ -38,6 +38,14 @@ def test_every_subset_is_predicted_and_what_is_gone_is_not_read(trained):
     whole = metrics.scores(y, training.predict_mean(models, test)[0])["weighted_f1"]
     assert table["weighted_f1"][0] == pytest.approx(whole)
     assert table["weighted_f1"].max() == table["weighted_f1"][0] and (table["weighted_f1"] > 0.35).all()
+    np.testing.assert_allclose(table["loss"][1:], whole - table["weighted_f1"][1:], atol=1e-12)
+    assert table.loc[0, "loss":].isna().all()
+    assert (table["loss low"][1:] < table["loss"][1:]).all() and (table["loss"][1:] < table["loss high"][1:]).all()
+    only_text, all_of_them = table.set_index("branches").loc["text"], training.predict_mean(models, test)[0]
+    proba = training.predict_without(models, test, [branch for branch in DIMS if branch != "text"])
+    alone = metrics.paired_difference(y, proba, all_of_them, n=robustness.DRAWS)
+    assert (only_text["loss low"], only_text["loss high"]) == pytest.approx(alone.ci)
+    assert alone.p <= only_text["p (Holm)"] <= min(1, 6 * alone.p)
     garbled = features.replace(test, x={b: x if b == "text" else x + 1e3 for b, x in test.x.items()})
     same = robustness.subset_table(models, garbled, y).set_index("branches")["weighted_f1"]
     assert same["text"] == table.set_index("branches")["weighted_f1"]["text"]
@@ -59,6 +67,7 @@ def test_noise_hurts_the_branch_it_is_on_by_and_by(trained):
     assert set(table["noise"]) == {0.0, *robustness.NOISE} and set(table["branch"]) == set(DIMS)
     mean = table.groupby("noise")["weighted_f1"].mean()
     assert mean[0.0] > mean[2.0] + 0.03
+    assert (table["loss"].isna() == (table["noise"] == 0)).all() and table["p (Holm)"].dropna().between(0, 1).all()
     assert plots.noise(table, robustness.subset_table(run(DIMS), test, y)).axes
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from ecmf_utils import baselines, comparison, corpus, course, learning, linear, paths, runs
+from ecmf_utils import baselines, comparison, contrasts, corpus, course, learning, linear, paths, runs
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .conftest import build
@@ -196,7 +196,7 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     planned = comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
     ours = {"model": "ecmf", "labels": "refined", "branches": BRANCHES}
     done = {one["key"]: [one] for one in planned} | {"ecmf": [ours]}
-    found = comparison.families(done)
+    found = contrasts.families(done)
     assert {name: ours for name, (ours, _) in found.items()} == {
         "other models, given labels": "ecmf-face+audio-given", "other models, refined labels": "ecmf",
         "itself otherwise": "ecmf", "other models, settings searched": "ecmf-searched-face+audio-refined",
@@ -208,7 +208,7 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     assert len(found["itself otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
     names = {comparison.described(one, BRANCHES) for one in planned}
     assert {"late · all · refined", "logreg · face · given", "ecmf-no-attention · all · refined"} <= names
-    assert list(comparison.families({"ecmf": done["ecmf"]})) == []
+    assert list(contrasts.families({"ecmf": done["ecmf"]})) == []
 
 
 def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
@@ -224,7 +224,7 @@ def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
 def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family():
     (late,) = comparison.plan(["late"], [], "", BRANCHES, False)
     done = {late["key"]: [late], "ecmf": [{"model": "ecmf", "labels": "refined", "branches": BRANCHES}]}
-    assert comparison.families(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
+    assert contrasts.families(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
 
 
 def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
@@ -450,8 +450,29 @@ def test_a_pair_of_equal_runs_differs_by_nothing(profile):
     key = planned[0]["key"]
     table = runs.read_predictions("p", key)
     paths.write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
-    row = comparison.paired("p", key, ["twin"], LABELS).loc["twin"]
+    row = contrasts.paired("p", key, ["twin"], LABELS).loc["twin"]
     assert row["difference"] == row["low"] == row["high"] == 0
+
+
+def test_a_difference_that_is_the_same_in_every_draw_has_no_interval_and_no_p():
+    y, groups = np.array([0, 1] * 4), np.repeat(list("abcd"), 2)
+    right, half = np.eye(2)[y], np.eye(2)[np.zeros(8, int)]
+    wrong = right.copy()
+    wrong[:2] = wrong[1::-1]
+    table = contrasts.differences(y, right, {"half": half, "wrong": wrong, "same": right}, groups)
+    assert table.loc["half", "difference"] > 0.5
+    assert table.loc["half", ["low", "high", "p", "p (Holm)"]].isna().all()  # of each group one clip of two is right
+    assert table.loc["half", "p (McNemar, Holm)"] == 3 * 0.125
+    assert table.loc["same", ["difference", "low", "high"]].eq(0).all() and table.loc["same", "p"] == 1
+    found = table.loc["wrong"]
+    assert found["low"] < found["difference"] < found["high"]
+    assert found["p (Holm)"] == 2 * found["p"]  # of two that have a p
+
+
+def test_single_branches_of_a_model_are_planned_by_their_labels():
+    found = comparison.singles("logreg", ["face", "text"], "refined")
+    assert [one["key"] for one in found] == ["logreg-face-refined", "logreg-text-refined"]
+    assert comparison.singles("", ["face"], "given") == []
 
 
 def test_a_label_outside_the_label_set_is_named(profile):

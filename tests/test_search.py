@@ -54,13 +54,15 @@ def test_no_outer_clip_is_ever_given_to_a_trial(data):
             seen.append(set(features.clip_ids))
             return np.full((len(features.clip_ids), 4), 0.25), None
 
+    make = functools.partial(search.Searched, Watched, {"x": (0.0, 1.0)}, 3)
+    training.cross_validate(make, features, one_hot(truth), np.ones(len(truth)), folds, groups)
+    each = 3 * 2 + 1 + 1  # trials that learn and are scored, the fit that is kept, the prediction of the outer fold
+    assert len(seen) == 3 * each
     for fold in range(3):
-        seen.clear()
-        model, rows = search.Searched(Watched, {"x": (0.0, 1.0)}, 3), np.flatnonzero(folds != fold)
-        fit(model, data, rows)
         outer = {features.clip_ids[i] for i in np.flatnonzero(folds == fold)}
-        assert len(seen) == 3 * 2 + 1 and not any(outer & clips for clips in seen)
-        for learned, scored in zip(seen[:6:2], seen[1:6:2], strict=True):
+        *trials, predicted = seen[fold * each : (fold + 1) * each]
+        assert predicted == outer and not any(outer & clips for clips in trials)
+        for learned, scored in zip(trials[:6:2], trials[1:6:2], strict=True):
             inner = [features.clip_ids.index(i) for i in scored]
             rest = [features.clip_ids.index(i) for i in learned]
             assert not learned & scored and not set(groups[inner]) & set(groups[rest])

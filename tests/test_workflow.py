@@ -141,8 +141,10 @@ def test_members_run_one_after_the_other(notebooks, monkeypatch, capsys):
     assert workflow.reproduce("both") == 1
     assert indexed == ["words", "more", "both"]
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("both: ")] == [
-        "both: words, 1 of 2", "both: more, 2 of 2"
-    ]  # fmt: skip
+        "both: 2 corpora in turn; 51_compare_runs of each tells how long it will take",
+        "both: words, 1 of 2",
+        "both: more, 2 of 2",
+    ]
 
 
 def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys):
@@ -151,7 +153,8 @@ def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys)
         during.setattr(workflow.time, "monotonic", lambda: next(times))
         assert list(workflow._in_turn("study", ["a", "b", "c"])) == ["a", "b", "c"]
     condition = "to go if each takes as long as the longest so far"
-    told = ["study: a, 1 of 3", f"study: b, 2 of 3; 4.0 h {condition}", f"study: c, 3 of 3; 2.0 h {condition}"]
+    first = "study: 3 corpora in turn; 51_compare_runs of each tells how long it will take"
+    told = [first, "study: a, 1 of 3", f"study: b, 2 of 3; 4.0 h {condition}", f"study: c, 3 of 3; 2.0 h {condition}"]
     assert capsys.readouterr().out.splitlines() == told
 
 
