@@ -445,9 +445,9 @@ def test_a_study_says_what_each_part_adds(home):
     tables = {title.text: title.find_next("table") for title in text.find_all("h3")}
     parts = [[cell.text for cell in row.find_all("td")] for row in tables["What each part adds"].find_all("tr")[1:]]
     assert parts == [
-        ["refined instead of given labels", "+0.100", "+0.100 to +0.100", "–", "3"],
         ["face (branch)", "+0.040", "+0.015 to +0.065", "0.020", "3"],  # t-test with two degrees of freedom
         ["branch dropout", "-0.010", "-0.010 to -0.010", "–", "3"],
+        ["refined instead of given labels", "+0.100", "+0.100 to +0.100", "–", "3"],
     ]
     others = tables["ECMF against the others"].text
     assert "logreg" in others and "ecmf" not in others
