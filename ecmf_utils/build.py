@@ -12,10 +12,10 @@ import pandas as pd
 from . import adapters, corpus, labelset, leakage, params, probing, sources
 from .cells import unknown
 from .findings import Findings
-from .paths import ROOT, EcmfError, data_dir, write_json, write_parquet
+from .paths import ROOT, EcmfError, data_dir, given_path, write_json, write_parquet
+from .sources import MANIFEST_COLUMNS
 
 TABLES = ("folder", "features")  # kinds that read a CSV manifest of the user's
-OUR_COLUMNS = ("clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker")
 EXAMPLES = {"columns": '{"label": "emotion"}', "features": '{"audio": "audio.parquet"}'}
 MANY = 2**32
 
@@ -99,8 +99,8 @@ def _check(profile: str, s: Mapping[str, Any]) -> None:
         if kind not in leakage.MERGEABLE:
             raise unknown("kind of leak", kind, leakage.MERGEABLE, "merge_leaks")
     for key in s["columns"]:
-        if key not in OUR_COLUMNS:
-            raise unknown("name in columns", key, OUR_COLUMNS)
+        if key not in MANIFEST_COLUMNS:
+            raise unknown("name in columns", key, MANIFEST_COLUMNS)
     for name in ("columns", "features"):
         for key, value in s[name].items():
             if not isinstance(value, str) or not value:
@@ -154,7 +154,7 @@ def _source(profile: str, s: Mapping[str, Any]) -> Path:
         if s["manifest"] and s["kind"] == "folder":
             return _manifest(Path.cwd(), s["manifest"]).parent
         raise EcmfError(f"profile {profile}: say where the corpus lies: --set source=DIR")
-    source = Path(s["source"]).expanduser()
+    source = given_path(s["source"])
     source = source if source.is_absolute() else ROOT / source
     if not source.is_dir():
         raise EcmfError(f"{s['source']}: no such folder; say where the corpus lies: --set source=DIR")
@@ -163,7 +163,7 @@ def _source(profile: str, s: Mapping[str, Any]) -> Path:
 
 def _manifest(source: Path, name: str) -> Path:
     """A manifest named by itself or relative to the source."""
-    own = Path(name).expanduser()
+    own = given_path(name)
     return source / own if not own.is_absolute() and (source / own).exists() else own
 
 

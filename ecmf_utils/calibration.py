@@ -45,7 +45,7 @@ def table(
     Returns
     -------
     DataFrame
-        Index split; temperature (mean over folds), ece before, ece after, n.
+        Index split; n, temperature (mean over folds), ECE before, ECE after.
     """
     rows, calibrated, found = {}, np.array(oof, float), []
     for fold in np.unique(folds):

@@ -136,7 +136,7 @@ def coerce(value: Any, parameter: Parameter, where: str = "") -> Any:
     """
     try:
         return _fit(value, ast.parse(parameter.kind, mode="eval").body, parameter.default)
-    except ValueError:
+    except (ValueError, OverflowError, RecursionError):
         head = f"{where}: " if where else ""
         how = ' (as JSON: {"name": value})' if parameter.kind.startswith("dict") else ""
         raise EcmfError(

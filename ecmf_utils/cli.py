@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from . import cells, params, pipeline
-from .paths import EcmfError, data_dir, own_name, reports_dir, show
+from .paths import EcmfError, data_dir, given_path, own_name, reports_dir, show
 
 EXAMPLES = """examples:
   ecmf reproduce demo
@@ -66,12 +65,12 @@ def _import(options: argparse.Namespace) -> int:
         if branch not in branches:
             raise cells.unknown("branch", branch, branches, f"profile {profile}")
         own_name(branch)
-        if not Path(path).expanduser().exists():
+        if not given_path(path).exists():
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)
     for branch, path in pairs:
         how = {"clips": clips, "id_column": options.id_column, "pooling": options.pooling}
-        summary = exchange.import_features(profile, branch, Path(path).expanduser(), **how)
+        summary = exchange.import_features(profile, branch, given_path(path), **how)
         print("\n".join([summary.to_string(index=False), *summary.attrs["lines"]]), flush=True)
     return 0
 
@@ -92,7 +91,7 @@ def _export(options: argparse.Namespace) -> int:
         if branch not in known:
             raise cells.unknown("branch", branch, known, f"profile {options.profile}")
         how = {"suffix": options.suffix, "overwrite": options.overwrite}
-        written = exchange.export_features(options.profile, branch, Path(options.to).expanduser(), **how)
+        written = exchange.export_features(options.profile, branch, given_path(options.to), **how)
         print("\n".join([written.to_string(index=False), *written.attrs["lines"]]), flush=True)
     for branch in [] if options.branches else [b for b in known if b not in there]:
         print(f"{branch}: has no features yet, left out")

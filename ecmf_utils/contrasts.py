@@ -71,7 +71,7 @@ def paired(
 
 
 def differences(
-    y: np.ndarray, ours: np.ndarray, others: Mapping[Any, np.ndarray], clusters: np.ndarray | None, n: int = 2000
+    y: np.ndarray, ours: np.ndarray, others: Mapping[Any, np.ndarray], clusters: np.ndarray | None
 ) -> pd.DataFrame:
     """Weighted F1 of `ours` minus that of each other on the same clips.
 
@@ -81,8 +81,6 @@ def differences(
         Labels; groups for the bootstrap.
     ours, others : (N, C)
         Probabilities; of the others by name.
-    n : int
-        Draws of the bootstrap.
 
     Returns
     -------
@@ -93,7 +91,7 @@ def differences(
     """
     rows = {}
     for name, proba in others.items():
-        found = metrics.paired_difference(y, proba, ours, clusters, n)
+        found = metrics.paired_difference(y, proba, ours, clusters)
         low, high, p = *found.ci, found.p
         if high - low < SAME < abs(found.mean):
             low = high = p = np.nan

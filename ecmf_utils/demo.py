@@ -6,7 +6,6 @@ was interrupted, and gives the same files in every process.
 
 from __future__ import annotations
 
-import json
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def generate(
     missing = [recipe for recipe in recipes if recipe["clip_id"] not in kept]
     made = parallel_map(partial(make_clip, folder), missing, n_workers if len(missing) > 1 else 1)
     for entry in progress.track(made, len(missing), "clips"):
-        _append(folder / RECORD, entry)
+        paths.append_line(folder / RECORD, entry, "complete clips are kept")
     return _tables(folder, recipes)
 
 
@@ -96,29 +95,8 @@ def clip_path(folder: Path, clip_id: str) -> Path:
 
 
 def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """The record of complete clips; a last line cut by a kill is left out."""
-    entries = {}
-    path = folder / RECORD
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        entries[entry["clip_id"]] = entry
-    return entries
-
-
-def _append(path: Path, entry: dict[str, Any]) -> None:
-    """Add a line; one that a kill has cut stays behind on a line of its own."""
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(("" if whole else "\n") + json.dumps(entry) + "\n")
-    except OSError as error:
-        raise paths.EcmfError(
-            f"{paths.show(path)}: cannot be written ({error.strerror}); complete clips are kept: "
-            "free space, then run the same command again"
-        ) from error
+    """The record of complete clips."""
+    return {entry["clip_id"]: entry for entry in paths.read_lines(folder / RECORD) if "clip_id" in entry}
 
 
 def _is_complete(folder: Path, entry: dict[str, Any] | None, key: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from . import llm
-from .paths import EcmfError, data_dir, digest, read_parquet, write_parquet
+from .paths import append_line, data_dir, digest, read_lines, read_parquet, write_parquet
 from .progress import track
 
 PROMPT_VERSION = 1
@@ -115,7 +114,7 @@ def ask(
         key = digest(model, base_url, PROMPT_VERSION, messages(text, labels), llm.SAMPLING)
         if key not in cache:
             cache[key] = _ask(client, text, labels)
-            _append(folder / "cache.jsonl", key, cache[key])
+            append_line(folder / "cache.jsonl", {"key": key} | cache[key], "answers so far are kept")
         rows.append(_row(text, key, cache[key], labels, model))
     columns = [
         "text",
@@ -172,25 +171,8 @@ def _row(text: str, key: str, entry: dict[str, str], labels: list[str], model: s
 
 
 def _read_cache(path: Path) -> dict[str, dict[str, str]]:
-    cache = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run
-            continue
-        cache[entry["key"]] = {"raw": entry["raw"], "problem": entry["problem"]}
-    return cache
-
-
-def _append(path: Path, key: str, entry: dict[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(
-            path, "a", encoding="utf-8"
-        ) as file:  # newline first: a killed run may have left half a line
-            file.write("\n" + json.dumps({"key": key, **entry}, ensure_ascii=False))
-    except OSError as error:
-        raise EcmfError(f"{path}: cannot be written ({error.strerror}); answers so far are kept") from error
+    entries = (entry for entry in read_lines(path) if {"key", "raw", "problem"} <= set(entry))
+    return {entry["key"]: {"raw": entry["raw"], "problem": entry["problem"]} for entry in entries}
 
 
 # ---- using

@@ -127,7 +127,7 @@ def _sample(
 def detect_corpus(
     clips: pd.DataFrame, profile: str, n_workers: int = 0, shard: int = 0, n_shards: int = 1, **settings: Any
 ) -> pd.DataFrame:
-    """Run `detect` over a corpus and write `faces/faces.parquet` and `faces/crops/<clip_id>.npz`.
+    """Run `detect` over a corpus and write `faces/faces.parquet` and `faces/crops/<clip>.npz`.
 
     A clip is detected again only when its content or the recipe changed, so an interrupted run goes
     on where it stopped. A clip that fails gets a row with status `failed` and its problem.
@@ -186,7 +186,7 @@ def read_recipe(profile: str) -> dict[str, Any]:
 
 def read_crops(profile: str, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Crops uint8 (F, size, size, 3) of the main face, and their times (F,) in seconds."""
-    path = _folder(profile) / "crops" / f"{clip_id}.npz"
+    path = _crops_path(profile, clip_id)
     if not path.exists():
         raise paths.EcmfError(f"{paths.show(path)} is missing: run 20_detect_faces first")
     with np.load(path) as stored:
@@ -197,11 +197,15 @@ def _folder(profile: str) -> Path:
     return paths.data_dir(profile) / "faces"
 
 
+def _crops_path(profile: str, clip_id: str) -> Path:
+    return _folder(profile) / "crops" / f"{paths.file_name(clip_id)}.npz"
+
+
 def _detect_row(
     row: dict[str, Any], profile: str, how: dict[str, Any], settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of one clip, from its stored file when content and recipe are the same."""
-    path = _folder(profile) / "crops" / f"{row['clip_id']}.npz"
+    path = _crops_path(profile, row["clip_id"])
     key = paths.digest(row.get("content_hash"), how)
     stored = _stored(path, key)
     if stored is not None:

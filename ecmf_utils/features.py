@@ -21,7 +21,7 @@ from .vectors import VectorFile
 
 __all__ = [
     "Features", "encode_row", "extract", "folder", "frames", "load", "matrix", "named", "read_audio", "read_face",
-    "read_scene", "read_text", "recipe", "recipe_hash", "select", "selected", "status_table",
+    "read_scene", "read_text", "recipe", "select", "selected", "status_table",
     "take", "text_rows",
 ]  # fmt: skip
 
@@ -59,11 +59,6 @@ def recipe(encoder: encoders.Encoder, pooling: str, level: str, extra: dict[str,
             f"{', '.join(encoders.POOLINGS)} and one of {', '.join(LEVELS)}"
         )
     return {**encoder.recipe, "pooling": pooling, "level": level, "extra": extra or {}}
-
-
-def recipe_hash(recipe: dict[str, Any]) -> str:
-    """16 hex digits of a recipe."""
-    return paths.digest(recipe)
 
 
 def extract(

@@ -8,7 +8,9 @@ import shutil
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from . import pipeline, runner
 from .paths import reports_dir, show
@@ -16,6 +18,9 @@ from .progress import LINE, NEW_LINE
 
 PROGRESS_S = 60.0  # a log of hours wants a line a minute
 LOG = re.compile(r"\s+log: .*[/\\]runs[/\\]([^/\\]+)[/\\]executed\.ipynb")
+
+
+MARKED = {"notebook", "event", "status", "seconds", "error"}
 
 
 class Follower:
@@ -33,8 +38,8 @@ class Follower:
 
     def read(self, line: str) -> None:
         """Take in one line of output."""
-        if line.startswith(runner.MARK):
-            self._mark(**json.loads(line[len(runner.MARK) :]))
+        if marked := _told(line):
+            self._mark(**marked)
         elif row := re.match(r"nb_(\S+)\s+(\d+)\s*$", line):
             self.planned[row[1]] = int(row[2])
         elif line.startswith("total ") and not self.quiet and self.planned:
@@ -123,6 +128,17 @@ class Follower:
             print(f"Nothing was trained: {why}")
         print(f"Report: {show(reports_dir(self.profile) / 'index.html')}", flush=True)
         return 1 if code or self.failed else 0
+
+
+def _told(line: str) -> dict[str, Any]:
+    """What a run tells of itself; nothing on other lines, nor where two runs wrote into one line."""
+    if not line.startswith(runner.MARK):
+        return {}
+    with suppress(ValueError):
+        marked = json.loads(line[len(runner.MARK) :])
+        if isinstance(marked, dict) and {"notebook", "event"} <= set(marked) <= MARKED:
+            return marked
+    return {}
 
 
 def log_path(profile: str) -> Path:

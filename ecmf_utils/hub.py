@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .paths import EcmfError, digest, file_hash, write_text
+from .paths import EcmfError, digest, file_hash, given_path, write_text
 
 DECIDING = (".safetensors", ".bin", ".pth", ".pt", ".json", ".txt", ".model", ".py", ".tiktoken")
 TIMEOUT_S = 10.0  # of the one question that is asked before anything is downloaded
@@ -50,7 +50,7 @@ def find(scheme: str, source: str, revision: str | None = None) -> Place:
     EcmfError
         No such folder or model, no access, no such revision, no connection: and what to do.
     """
-    folder = Path(source).expanduser()
+    folder = given_path(source)
     if folder.is_dir():
         return Place(str(folder), None, _hash_of(folder))
     name = f"{scheme}:{source}"

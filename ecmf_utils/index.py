@@ -68,12 +68,14 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
 
 
 def _members(profile: str) -> Sequence[str]:
-    from .params import load_profile
+    from .params import load_profile, profile_names
 
     try:
-        return load_profile(profile).get("members") or ()
-    except EcmfError:  # `folder-<source>` has no file of its own
-        return ()
+        return load_profile(profile)["members"]
+    except EcmfError:
+        if profile in profile_names():
+            raise
+        return ()  # `folder-<source>` has no file of its own
 
 
 def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:

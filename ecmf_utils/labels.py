@@ -169,6 +169,7 @@ def reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     names = [
         c[2 : -len(labels[0]) - 1] for c in rows if c[:2] == "s_" and c.endswith(f"_{labels[0]}")
     ]
+    names = [name for name in names if all(f"s_{name}_{label}" in rows for label in labels)]  # a label may end another
     table = {}
     for name in names:
         p = rows[[f"s_{name}_{label}" for label in labels]].to_numpy(float)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, cross, features, labelset
-from .linear import EXTRA
+from .linear import EXTRA, training_rows
 from .paths import EcmfError, data_dir, read_parquet, show
 
 
@@ -108,6 +108,16 @@ class Problem:
         found = self.train_clips.loc[self.train_clips["split"] == "train", "label"].value_counts()
         counts_as = [self.label_map.get(label) or "left out" for label in found.index]
         return pd.DataFrame({"counts as": counts_as, "clips": found.to_numpy()}, index=found.index)
+
+
+    def learned_table(self) -> pd.DataFrame:
+        """Clips of each label, pseudo-labelled ones included, that a model learns from while a fold is held out."""
+        counts = {}
+        for fold, targets in self.targets.items():
+            rows = training_rows(self.fold, self.group, fold)
+            rows = rows[self.weights[fold][rows] > 0]
+            counts[f"without fold {fold}"] = np.bincount(targets[rows].argmax(1), minlength=len(self.labels))
+        return pd.DataFrame(counts, index=pd.Index(self.labels, name="label"))
 
 
 def load_problem(
@@ -229,7 +239,8 @@ def _read_refined(profile: str, becomes: Mapping[str, str | None]) -> pd.DataFra
 
 def _pseudo_ids(refined: pd.DataFrame, clips: pd.DataFrame) -> list[str]:
     added = refined.loc[(refined["action"] == "added") & (refined["for_fold"] >= 0), "clip_id"]
-    return [clip_id for clip_id in clips.index if clip_id in set(added)]
+    known = set(added)
+    return [clip_id for clip_id in clips.index if clip_id in known]
 
 
 def _targets(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .findings import Findings, escaped
 from .names import mark_bad_names, place
-from .paths import EcmfError, show
+from .paths import EcmfError, given_path, show
 
 EXTENSIONS = (
     ".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".flv", ".wav", ".flac", ".mp3",
@@ -46,7 +46,7 @@ def root_of(source: Path | str) -> Path:
     EcmfError
         It is not a folder.
     """
-    source = Path(source).expanduser()
+    source = given_path(source)
     if not source.is_dir():
         raise EcmfError(f"{escaped(str(source))}: not a folder; give the folder of the corpus with --set source=DIR")
     if escaped(str(source.resolve())) != str(source.resolve()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from . import endings, paths
 from .clipwriter import write_clip
 
-__all__ = ["PROBLEMS", "MediaError", "frame_times", "probe", "read_audio", "read_frames", "resolve", "thumbnail",
+__all__ = ["PROBLEMS", "MediaError", "frame_times", "probe", "read_audio", "read_frames", "resolve",
            "write_clip"]  # fmt: skip
 
 # every code that may stand in a `problem` column, with the sentence that a report shows
@@ -134,8 +133,9 @@ def read_frames(
     MediaError
         no_video_stream, and those of `probe`.
     """
-    order = np.argsort(np.asarray(list(times), float), kind="stable")
-    wanted = np.asarray(list(times), float)[order]
+    asked = np.asarray(list(times), float)
+    order = np.argsort(asked, kind="stable")
+    wanted = asked[order]
     with _open(path) as container:
         stream = _stream(container, "video")
         if stream is None:
@@ -174,17 +174,6 @@ def read_audio(path: Path | str, sample_rate: int = 16000) -> np.ndarray:
     if not len(sound):
         raise MediaError("unreadable", path, "no sound could be decoded")
     return sound * gain
-
-
-def thumbnail(path: Path | str, t: float, width: int = 160) -> bytes:
-    """The frame on screen at `t` seconds as JPEG bytes, `width` pixels wide."""
-    from PIL import Image
-
-    frame = read_frames(path, [t])[0][0]
-    height = max(1, round(frame.shape[0] * width / frame.shape[1]))
-    out = BytesIO()
-    Image.fromarray(frame).resize((width, height)).save(out, "JPEG", quality=80)
-    return out.getvalue()
 
 
 @contextmanager

@@ -113,7 +113,8 @@ def _entry(
         name = None
     emo, val = (entry.get("emo"), entry.get("val")) if isinstance(entry, dict) else (entry, None)
     label = _label(emo) if isinstance(entry, dict) else None
-    if label is None and not (isinstance(entry, dict) and emo in (None, *MISSING)):
+    unsaid = emo is None or (isinstance(emo, str) and emo in MISSING)
+    if label is None and not (isinstance(entry, dict) and unsaid):
         text = f"{key}: entry {name!r} is {str(entry)[:60]!r}, expected {{'emo': a label or 0 to {len(LABELS) - 1}}}"
         found.add("bad_label", file, text, row=row, clip_id=name)
     number = isinstance(val, int | float | np.number) and not isinstance(val, bool)
@@ -150,7 +151,7 @@ def _check_size(members: list[zipfile.ZipInfo], path: Path) -> None:
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Any:
     where = f"{show(path)}: {_key(info)}"
     try:
-        return _array(archive.read(info), where)
+        return _array(archive.read(info))
     except Refused as error:
         raise EcmfError(
             f"{where} asks for {error}, refused: a label file needs no code; nothing of it was run"
@@ -161,7 +162,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Any:
         raise EcmfError(f"{where} is damaged ({type(error).__name__}: {str(error)[:80]}); copy it again") from None
 
 
-def _array(data: bytes, where: str) -> Any:
+def _array(data: bytes) -> Any:
     file = BytesIO(data)
     version = npy.read_magic(file)
     header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)

@@ -18,7 +18,7 @@ from .cells import (
     notebooks_dir,
     unknown,
 )
-from .paths import EcmfError, data_dir, digest, own_name, read_json, show, slug, write_json
+from .paths import EcmfError, data_dir, digest, given_path, own_name, read_json, show, slug, write_json
 
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 BRANCHES = ("scene", "face", "audio", "text", "context")
@@ -36,7 +36,7 @@ ABOUT_CORPUS = {
 PARAMETERS = (*PATHS, "columns")  # those of ABOUT_CORPUS that are no keys of a profile
 GENERATED = "demo"  # the kind of a corpus that is made here, so that what it holds is known before
 START = "00_start_here"  # the notebook that reads the corpus
-NAMED_BY_SOURCE = "folder"  # every source gets outputs of its own: folder-<name of the source>
+NAMED_BY_SOURCE = "folder"  # outputs are named by the source: folder-<its name>
 
 
 class Setting(NamedTuple):
@@ -99,8 +99,8 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         notebooks[nb] = {**notebooks.get(nb, {}), **(settings or {})}
     return {
         **base,
-        **{key: own[key] for key in OWN if key in own},
-        "members": own.get("members", []),  # never inherited: a study's part is not a study
+        **{key: own[key] for key in OWN if own.get(key) is not None},
+        "members": own.get("members") or [],  # never inherited: a study's part is not a study
         "all": {**base["all"], **(own.get("all") or {})},
         "notebooks": notebooks,
     }
@@ -249,15 +249,20 @@ def prepare(profile: str, sets: Sequence[str] = ()) -> tuple[str, list[str]]:
     said = {s.name: s.value for s in parse_sets(sets) if s.notebook is None}
     if not said.get("source"):
         raise EcmfError("profile folder: say which clips: --set source=DIR")
-    if not Path(said["source"]).is_dir():
+    source = Path(said["source"])
+    if not source.is_dir():
         raise EcmfError(f"--set source={said['source']}: no such folder")
-    name = f"{NAMED_BY_SOURCE}-{_short_name(Path(said['source']).resolve().name)}"
+    name = f"{NAMED_BY_SOURCE}-{_short_name(source.resolve().name)}"
     content: dict[str, Any] = {"extends": NAMED_BY_SOURCE, "all": {}}
     for key in said.keys() & ABOUT_CORPUS.keys():
         value = coerce(said[key], Parameter(key, ABOUT_CORPUS[key], None), "--set")
         (content["all"] if key in PARAMETERS else content)[key] = value
     written = data_dir(name) / "profile.json"
-    if not written.exists() or read_json(written) != content:
+    before = read_json(written) if written.exists() else {}
+    other = Path(before.get("all", {}).get("source", source))
+    if other.is_dir() and not other.samefile(source):
+        raise EcmfError(f"{name} has the outputs of {other}: rename one of the two folders, or move data/{name} away")
+    if before != content:
         write_json(written, content)
     return name, [text for text in sets if text.partition("=")[0] not in ABOUT_CORPUS]
 
@@ -288,6 +293,6 @@ def remember(profile: str, settings: Mapping[str, Any]) -> None:
 def _absolute(text: str) -> str:
     """`source=DIR` as the caller's folder means it, since notebooks run somewhere else."""
     key, _, value = text.partition("=")
-    if key.rpartition(".")[2] not in PATHS or not Path(value).expanduser().exists() or not value:
+    if key.rpartition(".")[2] not in PATHS or not value or not given_path(value).exists():
         return text
-    return f"{key}={os.path.abspath(Path(value).expanduser())}"
+    return f"{key}={os.path.abspath(given_path(value))}"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 ROOT = Path(os.environ.get("ECMF_ROOT", Path(__file__).resolve().parent.parent))
 SCHEMA_VERSION = 1
 DAMAGED = (pa.ArrowException, OSError, ValueError)  # what reading a damaged table raises
+PLAIN = 100  # letters of a name that every file system takes
 
 
 class EcmfError(Exception):
@@ -139,13 +140,75 @@ def write_json(path: Path | str, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
+def given_path(text: Path | str) -> Path:
+    """A path that a person has given, `~` expanded.
+
+    Raises
+    ------
+    EcmfError
+        There is no such user, or no file system takes such a name.
+    """
+    try:
+        path = Path(text).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EcmfError(f"{str(text)[:200]}: no usable path ({getattr(error, 'strerror', None) or error})") from None
+
+
+def file_name(name: str) -> str:
+    """A clip's name as the name of a file: another one for each, on file systems that know no case, too.
+
+    It is the name itself where that is short and of small letters, digits, `_`, `-` and `.`.
+    """
+    if len(name) <= PLAIN and re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", name):
+        return name
+    return f"{slug(name)[:PLAIN]}-{digest(name)}"
+
+
 def read_json(path: Path | str, made_by: str = "") -> Any:
     """Read JSON; a missing or broken file is one clear line."""
     _require(Path(path), made_by)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EcmfError(f"{show(path)}: cannot be read ({error.strerror or error})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise EcmfError(f"{show(path)}: not valid JSON ({error}); delete it and run again") from error
+
+
+def append_line(path: Path | str, entry: Mapping[str, Any], kept: str) -> None:
+    """Add a line of JSON; one that a kill has cut stays behind on a line of its own.
+
+    Raises
+    ------
+    EcmfError
+        It cannot be written; `kept` says what is not lost.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as file:
+            if end := file.seek(0, os.SEEK_END):
+                file.seek(end - 1)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
+            file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror or error}); {kept}"
+        raise EcmfError(f"{show(path)}: {reason}: free space, then run the same command again") from error
+
+
+def read_lines(path: Path | str) -> Iterator[dict[str, Any]]:
+    """What `append_line` wrote; nothing where there is no file. A line that a kill has cut is left out."""
+    path = Path(path)
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut, within a character too
+            continue
+        if isinstance(entry, dict):
+            yield entry
 
 
 def write_parquet(
@@ -186,6 +249,8 @@ def _parquet(path: Path | str, made_by: str = "") -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:  # the library's own have none
+            raise EcmfError(f"{show(path)}: cannot be read ({error.strerror})") from error
         reason = f"not a Parquet file or a damaged one ({str(error).partition(chr(10))[0]})"
         raise EcmfError(f"{show(path)}: {reason}; delete it and run again") from error
 

@@ -80,7 +80,7 @@ def class_balance(clips: pd.DataFrame, labels: Sequence[str]) -> Figure:
 
 
 def distributions(frame: pd.DataFrame, columns: Mapping[str, str], bins: int = 24) -> Figure:
-    """Histogram of each column; `columns` maps column name to axis title with unit."""
+    """Histogram of each column; `columns` maps column name to axis title with unit: (0–1) spans that range."""
     wide = 2 if len(columns) in (2, 4) else min(3, len(columns))
     deep = -(-len(columns) // wide)
     figure, axes = picture(
@@ -91,15 +91,17 @@ def distributions(frame: pd.DataFrame, columns: Mapping[str, str], bins: int = 2
         known, lost = values.dropna(), int(values.isna().sum())
         note = "none known"
         if len(known):
-            whole = known.nunique() <= bins and (known % 1 == 0).all()
-            sns.histplot(known, bins=bins, discrete=whole, color=ACCENT, edgecolor="white", ax=ax)
+            share = "(0–1)" in title
+            whole = not share and known.nunique() <= bins and (known % 1 == 0).all()
+            span = (0, 1) if share else None
+            sns.histplot(known, bins=bins, binrange=span, discrete=whole, color=ACCENT, edgecolor="white", ax=ax)
             ax.axvline(known.median(), color=INK, lw=1.2, ls="--")
             note = (
                 f"median {known.median():.3g}"
                 if known.nunique() > 1
                 else f"all {known.iloc[0]:.4g}"
             )
-            ax.margins(x=0.05 if known.nunique() > 1 else 2)
+            ax.margins(x=0.05 if share or known.nunique() > 1 else 2)
         note += f", {lost} missing" if lost else ""
         ax.set_title(note, fontweight="normal", fontsize=9)
         ax.set(xlabel=title, ylabel="count")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from . import corpus, encoders, enrich, faces, features, media, probing, sources, training
-from .paths import EcmfError, data_dir
+from .paths import EcmfError, data_dir, given_path
 
 
 def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, A
         ready = clips[(clips["status"] == "ok") & (clips["split"] == "test")]
         row = (ready if len(ready) else clips[clips["status"] == "ok"]).iloc[0].to_dict()
         return row if text is None else row | {"text": text}
-    path = Path(clip).expanduser().resolve()
+    path = given_path(clip).resolve()
     said = sources.sidecar_text(path) if text is None else text
     start = pd.DataFrame([{"clip_id": path.stem, "video": str(path), "text": said, "problem": None}])
     row = probing.probe_all(start, n_workers=1).iloc[0].to_dict()

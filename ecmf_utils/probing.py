@@ -98,7 +98,7 @@ def _look(job: tuple[str, str, str | None]) -> dict[str, Any]:
     problems: list[str] = []
     try:
         made |= _picture_facts(video, problems)
-        made |= _sound_facts(made["content_hash"], audio, problems) if _apart(video, audio) else {}
+        made |= _sound_facts(made["content_hash"], audio) if _apart(video, audio) else {}
         made |= _heard_apart(video, audio, problems) if _apart(video, audio) else _heard(video, problems)
     except MediaError as error:
         made |= {"failed": True, "detail": error.detail}
@@ -123,7 +123,7 @@ def _picture_facts(video: str, problems: list[str]) -> dict[str, Any]:
     return numbers | {"content_hash": paths.file_hash(media.resolve(video))}
 
 
-def _sound_facts(content_hash: str, audio: str, problems: list[str]) -> dict[str, Any]:
+def _sound_facts(content_hash: str, audio: str) -> dict[str, Any]:
     """The sound has a file of its own, which is part of the content."""
     if not media.resolve(audio).is_file():
         return {}
@@ -178,7 +178,7 @@ def _facts(folder: Path | None, jobs: dict[str, tuple], n_workers: int, partial:
 
 
 def _stored(folder: Path | None) -> tuple[pa.Table, list[Path]]:
-    """The rows found earlier, the newest of each key, and the files they are in."""
+    """The rows found earlier, one of each key, and the files they are in."""
     files = sorted(folder.glob(".probe/*.parquet")) if folder else []
     tables = [table for path in files if (table := _read(path)) is not None]
     stored = pa.concat_tables([SCHEMA.empty_table(), *tables])

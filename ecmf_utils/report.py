@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +43,12 @@ def frame_for_report(image: np.ndarray, policy: str) -> np.ndarray | None:
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def text_for_report(text: str | None, policy: str, escape: bool = False) -> str:
-    """A transcript as the policy allows it; `escape=True` for HTML that you put together yourself.
-
-    Tables escape what they show and figures need no escaping, so for them the text stays as it is.
-    """
+def text_for_report(text: str | None, policy: str) -> str:
+    """A transcript as the policy allows it, for tables, which escape what they show, and figures."""
     _check_policy(policy)
     if policy != "full":
         return WITHHELD
-    shown = "" if text is None or text is pd.NA or text != text else str(text)
-    return html.escape(shown) if escape else shown
+    return "" if text is None or text is pd.NA or text != text else str(text)
 
 
 def sound_for_report(sound: np.ndarray, policy: str) -> np.ndarray | None:

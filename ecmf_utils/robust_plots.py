@@ -69,5 +69,6 @@ def noise(table: pd.DataFrame, kept: pd.DataFrame) -> Figure:
         ax.set_title(branch)
     for ax in axes[::columns]:
         ax.set_ylabel("weighted F1")
-    figure.supxlabel("noise on the branch (standard deviations of each dimension); dashed: hidden", fontsize=9)
+    about = "noise on the branch (standard deviations of each dimension); band: 95 % interval; dashed: hidden"
+    figure.supxlabel(about, fontsize=9)
     return figure

@@ -14,7 +14,6 @@ from . import contrasts, metrics, training
 from .features import Features
 
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of a dimension
-DRAWS = 500  # of the bootstrap
 
 
 def subsets(branches: Sequence[str]) -> list[tuple[str, ...]]:
@@ -81,9 +80,9 @@ def _scored(
     """The rows with their scores, and with what they lose where they are not `whole` itself."""
     table = pd.DataFrame(rows)
     table["weighted_f1"] = [metrics.scores(y, proba)["weighted_f1"] for proba in probas]
-    intervals = [metrics.bootstrap_ci(y, proba, clusters, n=DRAWS).ci for proba in probas]
+    intervals = [metrics.bootstrap_ci(y, proba, clusters).ci for proba in probas]
     table = table.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
     others = {i: proba for i, proba in enumerate(probas) if proba is not whole}
-    lost = contrasts.differences(y, whole, others, clusters, DRAWS)
+    lost = contrasts.differences(y, whole, others, clusters)
     lost = lost.rename(columns={"difference": "loss", "low": "loss low", "high": "loss high"})
     return table.join(lost[["loss", "loss low", "loss high", "p (Holm)"]])

@@ -128,7 +128,7 @@ class Run:
             except EcmfError as error:
                 return self._end("failed", f"{self.name}: {error}")
             except Exception as error:
-                self._write("failed", f"{self.name}: {type(error).__name__}: {error}")
+                self._end("failed", f"{self.name}: {type(error).__name__}: {error}")
                 raise
             return self._end("ok")
 

@@ -197,9 +197,8 @@ def refine_flow(
     changed = table.mask(kept)
     top = max(8, changed.max().max())
     sns.heatmap(changed, annot=shown, cmap="Oranges", vmin=0, vmax=top, cbar=False, **grid)
-    ax.set(
-        xlabel="refined label (grey: kept, or added to an unlabelled clip)", ylabel="given label"
-    )
+    added = ", or added to an unlabelled clip" if NO_LABEL in rows else ""
+    ax.set(xlabel=f"refined label (grey: kept{added})", ylabel="given label")
     ax.tick_params(axis="y", rotation=0)
     ax.tick_params(axis="x", rotation=30 if len(columns) > 8 else 0)
     return figure

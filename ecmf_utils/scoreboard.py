@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .markup import data_uri
-from .results import COST_KEYS, SEARCHED
+from .results import COST_KEYS, OURS, SEARCHED
 
 # the first that exists is shown open: test clips and known truth say most
 TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))
@@ -15,7 +15,7 @@ COST = "Parameters are those of one fit, seconds those of all fits, one after an
 WHAT = "Weighted F1 of the mean probabilities over folds and seeds; rows in its order."
 SINGLE = (
     f"{WHAT} The interval draws groups or speakers (clips, where there are few) and takes the trainings as they are. "
-    f"One corpus and overlapping intervals do not tell models apart. {COST}"
+    f"Not for comparing models, which see the same clips: 51 has their paired differences. {COST}"
 )
 POOLED = f"Means over the corpora, with a t-interval over them. {WHAT} {COST} Of both the median over corpora."
 ONCE = {"corpora": "corpora", "n": "clips"}  # columns that are said above the table where all rows agree
@@ -55,11 +55,12 @@ TRUTH_WORDS = {"truth": "the known truth", "observed": "the labels as given"}
 def score_card(scores: list[dict[str, Any]]) -> list[dict[str, str]]:
     """ECMF as the paper trains it, on refined labels; never the better of two test scores."""
     tables = score_tables(scores)
-    ours = [row for row in tables[0]["scores"] if row["model"] == "ecmf"] if tables else []
+    ours = [row for row in tables[0]["scores"] if row["model"] == OURS] if tables else []
     if not ours:
         return []
     chosen = max(ours, key=lambda row: (len(row["branches"]), row["labels"] == "refined"))
-    where = f"{SPLIT_WORDS[chosen['split']].lower()}, {chosen['labels']} labels"
+    scored = f"{SPLIT_WORDS[chosen['split']].lower()}, scored on {TRUTH_WORDS[chosen['scored_on']]}"
+    where = f"{scored}; trained on {chosen['labels']} labels"
     note = f"{where}; 95 % interval {_interval(chosen)}"
     note += f"; {chosen['corpora']} corpora, {chosen['n']} clips" if "corpora" in chosen else ""
     return [{"value": _number(chosen["weighted_f1"]), "title": "weighted F1 of ECMF", "note": note}]
@@ -141,7 +142,7 @@ def _part(row: dict[str, Any], whole: list[str]) -> str:
     """What the other row lacks, where it is ECMF without something."""
     model, _, switch = row["model"].partition("-no-")
     lacking = _lacking(row["branches"], whole)
-    if model != "ecmf" or (not switch and not lacking and row["labels"] == row["ours"]):
+    if model != OURS or (not switch and not lacking and row["labels"] == row["ours"]):
         return ""
     if lacking:
         return f"{', '.join(lacking)} ({'branch' if len(lacking) == 1 else 'branches'})"

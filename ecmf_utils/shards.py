@@ -79,4 +79,4 @@ def settle(nb: str, profile: str, n_shards: int) -> None:
     for path in found:
         name = path.name.partition(".")[0]
         if name not in own and KEY.fullmatch(name.removeprefix(nb)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

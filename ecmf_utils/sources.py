@@ -26,7 +26,7 @@ from .listing import (
     stem,
 )
 from .names import mark_bad_names, place, safe_name
-from .paths import ROOT, EcmfError, show
+from .paths import ROOT, EcmfError, given_path, show
 from .sidecars import sidecar_text as sidecar_text
 from .sidecars import sidecars
 from .tables import read_table, require
@@ -62,7 +62,7 @@ def scan_folder(
     """
     found = Findings() if found is None else found
     check_encoding(encoding or "utf-8")
-    source = Path(source).expanduser()
+    source = given_path(source)
     root = root_of(source if source.is_absolute() else ROOT / source)
     media = list_media(root, root, found, follow_links)
     if not media:
@@ -159,7 +159,7 @@ def read_manifest(
     EcmfError
         The file is missing, not decodable, empty, or has neither `clip_id` nor a file's path.
     """
-    path = Path(path).expanduser()
+    path = given_path(path)
     base = root_of(source) if str(source) else path.parent
     table = read_table(path, found, columns=columns, encoding=encoding, what="manifest")
     if not len(table):
@@ -169,7 +169,7 @@ def read_manifest(
     if "clip_id" not in table and not named:
         require(table, ("clip_id", "video"), path)
     by_path = media and bool(named)
-    rows = _manifest_rows(table, path.name, found)
+    rows = _manifest_rows(table, path.name)
     first = ~(rows["name"].notna() & rows["name"].duplicated())
     if not media:
         good = mark_bad_names(rows[first], found)
@@ -182,7 +182,7 @@ def read_manifest(
     return finish(_with_split(rows, found), found, path.name)
 
 
-def _manifest_rows(table: pd.DataFrame, file: str, found: Findings) -> pd.DataFrame:
+def _manifest_rows(table: pd.DataFrame, file: str) -> pd.DataFrame:
     """All columns of a manifest, as text or None, with where each row stands."""
     rows = table.reindex(columns=list(MANIFEST_COLUMNS)).astype(object)
     if "clip_id" not in table:

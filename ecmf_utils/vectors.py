@@ -144,8 +144,11 @@ class VectorFile:
     def _decode(self, group: int) -> np.ndarray:
         """The numbers of a row group, read by the library; the last one is kept."""
         if self._decoded[0] != group:
-            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                lists = file.read_row_group(group, [self.name]).column(0).combine_chunks()
+            try:
+                with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                    lists = file.read_row_group(group, [self.name]).column(0).combine_chunks()
+            except DAMAGED as error:
+                raise EcmfError(f"{show(self.path)}: {BROKEN} ({error})") from error
             lists = lists.flatten() if self.name == "vectors" else lists
             self._decoded = group, np.asarray(lists.flatten()).reshape(-1, self.dim)
             if len(self._decoded[1]) != self._before[self._firsts[group + 1]] - self._before[self._firsts[group]]:

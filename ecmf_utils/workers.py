@@ -51,13 +51,9 @@ def die_with_parent(pid: int | None = None) -> None:
     threading.Thread(target=_watch, args=(watched,), daemon=True, name="die-with-parent").start()
 
 
-def kill_children(pid: int | None = None) -> None:
-    """Kill every descendant of a process (this one when left out), but not the process itself."""
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return
-    for child in children:
+def kill_children() -> None:
+    """Kill every descendant of this process."""
+    for child in psutil.Process().children(recursive=True):
         try:
             child.kill()
         except psutil.NoSuchProcess:

@@ -61,7 +61,7 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
 
     profile, sets = params.prepare(profile, sets)
     if members := params.load_profile(profile)["members"]:
-        failed = [member for member in _in_turn(profile, members) if reproduce(member, sets, cores, dry_run)]
+        failed = [member for member in _in_turn(profile, members) if _failed(member, sets, cores, dry_run)]
         if not dry_run:
             print(f"Report: {show(report.build_index(profile))}")
         return 1 if failed else 0
@@ -97,6 +97,14 @@ def _in_turn(profile: str, members: Sequence[str]) -> Iterator[str]:
         began = time.monotonic()
         yield member
         longest = max(longest, time.monotonic() - began)
+
+
+def _failed(member: str, sets: Sequence[str], cores: int, dry_run: bool) -> bool:
+    try:
+        return reproduce(member, sets, cores, dry_run) != 0
+    except EcmfError as error:  # the other members count for more
+        print(f"{member}: {error}", file=sys.stderr, flush=True)
+        return True
 
 
 def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follower) -> int:
@@ -243,5 +251,6 @@ def _only_one(profile: str) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     for path in folder.rglob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > LEFTOVER_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # whoever wrote it has just renamed it
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                path.unlink()

@@ -251,6 +251,11 @@ def test_an_unfinished_crop_file_is_made_again(home, portrait):
     assert len(faces.read_crops("p", "c0")[0]) > 0
 
 
+def test_names_that_differ_in_case_only_keep_crops_of_their_own():
+    files = {faces._crops_path("p", name) for name in ("Ann", "ann", "ANN")}
+    assert len({str(path).lower() for path in files}) == 3
+
+
 def test_workers_find_the_same_faces(home, portrait, empty_room):
     clips = clips_of(portrait, empty_room)
     alone = faces.detect_corpus(clips, "one", 1)

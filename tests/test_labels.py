@@ -171,6 +171,15 @@ def test_confident_learning_doubts_what_other_classes_are_sure_of():
     assert labels.confident_learning(proba, given).tolist() == [False, False, True] + [False] * 3
 
 
+def test_a_label_that_ends_another_is_no_source_of_its_own(refined):
+    names = dict(zip(NAMES, ["glad", "very_glad", *NAMES[2:]], strict=True))
+    kinds = ("s_given", "s_face", "s_llm")
+    columns = {f"{kind}_{old}": f"{kind}_{new}" for kind in kinds for old, new in names.items()}
+    kept = [column for column in refined if not column.startswith(("s_audio", "s_text"))]
+    table = labels.reliability(refined[kept].rename(columns=columns), list(names.values()))
+    assert list(table.index) == ["given", "face", "llm"]
+
+
 def test_reliability_has_a_row_per_source(refined):
     table = labels.reliability(refined, NAMES)
     assert list(table.index) == ["given", "face", "audio", "text", "llm"]

@@ -236,15 +236,6 @@ def test_a_written_clip_is_the_same_in_every_process(tmp_path, clip):
     assert len(digests) == 1
 
 
-def test_a_thumbnail_is_a_small_jpeg(clip):
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(BytesIO(media.thumbnail(clip, 0.5, width=32))) as image:
-        assert (image.format, image.size) == ("JPEG", (32, 24))
-
-
 def test_the_real_clips_hold_what_their_manifest_says(realdata):
     known = pd.read_csv(realdata / "clips" / "manifest.csv")
     assert len(known) == 16

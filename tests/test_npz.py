@@ -223,12 +223,13 @@ def test_a_bad_entry_loses_its_label_and_the_others_go_on():
         "d": {"emo": ["x"]},
         5: {"emo": "sad"},
         "e": {"emo": 0},
+        "f": {"emo": np.array([1, 2])},
     }
     found = Findings()
     table = label_corpus({"k": entries}, "k", found, "l.npz")
-    assert list(table["label"].isna()) == [True, True, True, True, False, False]
+    assert list(table["label"].isna()) == [True, True, True, True, False, False, True]
     assert found.lines(9)[0] == "l.npz row 1: k: entry 'a' is \"{'emo': 9}\", expected {'emo': a label or 0 to 5}"
-    assert [f.row for f in found] == [1, 2, 4, 5] and table["name"].isna()[5] and table["label"][6] == "neutral"
+    assert [f.row for f in found] == [1, 2, 4, 5, 7] and table["name"].isna()[5] and table["label"][6] == "neutral"
 
 
 def test_a_key_that_is_not_there_is_one_line():

@@ -123,6 +123,11 @@ def test_members_are_not_inherited(notebooks):
     assert params.load_profile("part")["members"] == []
 
 
+def test_a_key_without_a_value_keeps_what_is_inherited(notebooks):
+    profile(notebooks, "empty", "extends: more\nfeatures:\nbranches:\nlabels:\nmembers:\nall:\nnotebooks:\nlabelled:\n")
+    assert params.load_profile("empty") == params.load_profile("more") | {"name": "empty"}
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -189,6 +194,17 @@ def test_folder_profile_is_named_after_its_source(notebooks, home):
     assert params.resolve("00", name)["source"] == str(home / "my clips")
     assert params.resolve("00", name)["profile"] == name
     assert read_json(home / "data" / name / "profile.json")["extends"] == "folder"
+
+
+def test_two_folders_of_one_name_do_not_share_outputs(notebooks, home):
+    for place in ("a", "b"):
+        (home / place / "clips").mkdir(parents=True)
+    name, _ = params.prepare("folder", [f"source={home / 'a' / 'clips'}"])
+    assert params.prepare("folder", [f"source={home / 'a' / 'clips'}"])[0] == name
+    with pytest.raises(EcmfError, match=f"{name} has the outputs of {home / 'a' / 'clips'}: rename one"):
+        params.prepare("folder", [f"source={home / 'b' / 'clips'}"])
+    (home / "a" / "clips").rename(home / "elsewhere")  # moved: the same clips at another place
+    assert params.prepare("folder", [f"source={home / 'b' / 'clips'}"])[0] == name
 
 
 @pytest.mark.parametrize("sets", [[], ["source="], ["source=/no/such/folder"]])

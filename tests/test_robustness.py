@@ -43,7 +43,7 @@ def test_every_subset_is_predicted_and_what_is_gone_is_not_read(trained):
     assert (table["loss low"][1:] < table["loss"][1:]).all() and (table["loss"][1:] < table["loss high"][1:]).all()
     only_text, all_of_them = table.set_index("branches").loc["text"], training.predict_mean(models, test)[0]
     proba = training.predict_without(models, test, [branch for branch in DIMS if branch != "text"])
-    alone = metrics.paired_difference(y, proba, all_of_them, n=robustness.DRAWS)
+    alone = metrics.paired_difference(y, proba, all_of_them)
     assert (only_text["loss low"], only_text["loss high"]) == pytest.approx(alone.ci)
     assert alone.p <= only_text["p (Holm)"] <= min(1, 6 * alone.p)
     garbled = features.replace(test, x={b: x if b == "text" else x + 1e3 for b, x in test.x.items()})

@@ -94,6 +94,19 @@ def test_a_damaged_file_is_one_clear_line(file):
         vectors.VectorFile(file)
 
 
+def test_a_damaged_page_is_one_clear_line(file, monkeypatch):
+    write(file)
+    whole = vectors.VectorFile(file)
+    monkeypatch.setattr(whole, "_find", lambda *_: None)  # as of a file in another compression
+
+    def broken(*_, **__):
+        raise OSError("Couldn't deserialize thrift")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", broken)
+    with pytest.raises(paths.EcmfError, match="f.parquet: the file is damaged; delete it"):
+        whole.read()
+
+
 def test_row_groups_hold_a_limited_number_of_bytes(monkeypatch):
     monkeypatch.setattr(vectors, "GROUP_BYTES", 100)
     monkeypatch.setattr(vectors, "GROUP_ROWS", 4)

@@ -147,6 +147,19 @@ def test_members_run_one_after_the_other(notebooks, monkeypatch, capsys):
     ]
 
 
+def test_a_member_that_is_refused_does_not_keep_the_others_from_running(notebooks, monkeypatch, capsys):
+    from ecmf_utils import report
+
+    ran = []
+    monkeypatch.setattr(workflow, "_snakemake", lambda profile, *_: ran.append(profile) or 0)
+    monkeypatch.setattr(report, "build_index", lambda *words: Path(words[0]))
+    with workflow._only_one("words"):
+        assert workflow.reproduce("both") == 1
+    told = capsys.readouterr()
+    assert ran == ["more"] and "Report: both" in told.out
+    assert f"words: words is being reproduced already by process {os.getpid()}" in told.err
+
+
 def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys):
     times = iter([0.0, 7200.0, 7200.0, 7201.0, 7201.0, 7209.0])
     with monkeypatch.context() as during:
@@ -195,11 +208,22 @@ def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
     assert follower.tell_end(1) == 1 and "why it stopped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "torn", ['::ecmf {"notebook": "00_start_here", "ev::ecmf {"note', "::ecmf 5", '::ecmf {"notebook": "x", "odd": 1}']
+)
+def test_a_line_that_two_runs_wrote_at_once_ends_nothing(notebooks, capsys, torn):
+    follower = workflow.Follower("words")
+    for line in [*BEGUN, torn, '::ecmf {"notebook": "00_start_here", "event": "end", "status": "ok", "seconds": 2}']:
+        follower.read(line)
+    assert follower.done == ["00_start_here"] and "[1/2] 00_start_here … 2 s" in capsys.readouterr().out
+
+
 def test_leftovers_of_killed_runs_are_swept_but_not_those_at_work(tmp_path):
     old, new = tmp_path / ".a.1.tmp", tmp_path / ".b.2.tmp"
     old.touch()
     new.touch()
     os.utime(old, (0, 0))
+    (tmp_path / ".c.3.tmp").symlink_to("gone")  # renamed meanwhile
     workflow._sweep(tmp_path)
     assert (old.exists(), new.exists()) == (False, True)
 
