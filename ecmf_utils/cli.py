@@ -60,17 +60,17 @@ def _import(options: argparse.Namespace) -> int:
 
     profile = options.profile
     branches = params.load_profile(profile)["branches"]
-    pairs = [_pair(text) for text in options.features]
+    pairs = [(branch, given_path(path)) for branch, path in map(_pair, options.features)]
     for branch, path in pairs:
         if branch not in branches:
             raise cells.unknown("branch", branch, branches, f"profile {profile}")
         own_name(branch)
-        if not given_path(path).exists():
+        if not path.exists():
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)
     for branch, path in pairs:
         how = {"clips": clips, "id_column": options.id_column, "pooling": options.pooling}
-        summary = exchange.import_features(profile, branch, given_path(path), **how)
+        summary = exchange.import_features(profile, branch, path, **how)
         print("\n".join([summary.to_string(index=False), *summary.attrs["lines"]]), flush=True)
     return 0
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from . import pipeline, runner
 from .paths import reports_dir, show
@@ -18,9 +15,6 @@ from .progress import LINE, NEW_LINE
 
 PROGRESS_S = 60.0  # a log of hours wants a line a minute
 LOG = re.compile(r"\s+log: .*[/\\]runs[/\\]([^/\\]+)[/\\]executed\.ipynb")
-
-
-MARKED = {"notebook", "event", "status", "seconds", "error"}
 
 
 class Follower:
@@ -38,8 +32,8 @@ class Follower:
 
     def read(self, line: str) -> None:
         """Take in one line of output."""
-        if marked := _told(line):
-            self._mark(**marked)
+        if mark := runner.Mark.read(line):
+            self._mark(mark)
         elif row := re.match(r"nb_(\S+)\s+(\d+)\s*$", line):
             self.planned[row[1]] = int(row[2])
         elif line.startswith("total ") and not self.quiet and self.planned:
@@ -61,25 +55,23 @@ class Follower:
     def _name(self, run: str) -> None:
         self.named.append(run)
         if self.broken and run not in self.failed:
-            self._mark(run, "end", "killed", 0, self.refused or f"{run}: ended abruptly")
+            self._mark(runner.Mark(run, "end", "killed", error=self.refused or f"{run}: ended abruptly"))
         self.broken = False
 
-    def _mark(
-        self, notebook: str, event: str, status: str = "", seconds: float = 0, error: str = ""
-    ) -> None:
+    def _mark(self, mark: runner.Mark) -> None:
         self.progress, self.told = "", time.monotonic()
-        if event == "start":
-            self.running.append(notebook)
+        if mark.event == "start":
+            self.running.append(mark.notebook)
             return self._live()
-        if notebook in self.running:
-            self.running.remove(notebook)
-        ended = self.done if status == "ok" else self.failed
-        ended.append(notebook)
+        if mark.notebook in self.running:
+            self.running.remove(mark.notebook)
+        ended = self.done if mark.status == "ok" else self.failed
+        ended.append(mark.notebook)
         number, total = len(self.done) + len(self.failed), sum(self.planned.values())
-        head = f"[{number:>{len(str(total))}}/{total}] {notebook} …"
-        how = f"{seconds:.0f} s" if status == "ok" else f"{status.upper()} after {seconds:.0f} s"
+        head = f"[{number:>{len(str(total))}}/{total}] {mark.notebook} …"
+        how = f"{mark.seconds:.0f} s" if mark.status == "ok" else f"{mark.status.upper()} after {mark.seconds:.0f} s"
         self._clear()
-        print(f"{head} {how}" + (f"\n    {error}" if error else ""), flush=True)
+        print(f"{head} {how}" + (f"\n    {mark.error}" if mark.error else ""), flush=True)
         self._live()
 
     def _progress(self, line: str) -> None:
@@ -128,17 +120,6 @@ class Follower:
             print(f"Nothing was trained: {why}")
         print(f"Report: {show(reports_dir(self.profile) / 'index.html')}", flush=True)
         return 1 if code or self.failed else 0
-
-
-def _told(line: str) -> dict[str, Any]:
-    """What a run tells of itself; nothing on other lines, nor where two runs wrote into one line."""
-    if not line.startswith(runner.MARK):
-        return {}
-    with suppress(ValueError):
-        marked = json.loads(line[len(runner.MARK) :])
-        if isinstance(marked, dict) and {"notebook", "event"} <= set(marked) <= MARKED:
-            return marked
-    return {}
 
 
 def log_path(profile: str) -> Path:

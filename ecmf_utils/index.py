@@ -19,7 +19,7 @@ from .pages import (
     run_facts,
     synthetic,
 )
-from .paths import EcmfError, data_dir, read_json, reports_dir, write_json, write_text
+from .paths import data_dir, read_json, reports_dir, write_json, write_text
 from .results import collect, is_labelled, problems, run_records, stale_inputs
 
 NAMED_CLIPS = 400  # of one problem; the rest is counted
@@ -70,12 +70,8 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
 def _members(profile: str) -> Sequence[str]:
     from .params import load_profile, profile_names
 
-    try:
-        return load_profile(profile)["members"]
-    except EcmfError:
-        if profile in profile_names():
-            raise
-        return ()  # `folder-<source>` has no file of its own
+    # `folder-<source>` has no file of its own
+    return load_profile(profile)["members"] if profile in profile_names() else ()
 
 
 def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:

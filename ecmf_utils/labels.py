@@ -166,10 +166,12 @@ def reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
         Index source; `clips` (it speaks of), `agrees with given`, `agrees with refined` (0-1).
     """
     rows = refined[(refined["for_fold"] == NONE_HELD_OUT) & (refined["action"] != "added")]
+    end = f"_{labels[0]}"
     names = [
-        c[2 : -len(labels[0]) - 1] for c in rows if c[:2] == "s_" and c.endswith(f"_{labels[0]}")
-    ]
-    names = [name for name in names if all(f"s_{name}_{label}" in rows for label in labels)]  # a label may end another
+        name for column in rows
+        if column == f"s_{(name := column[2 : -len(end)])}{end}"
+        and all(f"s_{name}_{label}" in rows for label in labels)  # one label may end another
+    ]  # fmt: skip
     table = {}
     for name in names:
         p = rows[[f"s_{name}_{label}" for label in labels]].to_numpy(float)

@@ -109,7 +109,6 @@ class Problem:
         counts_as = [self.label_map.get(label) or "left out" for label in found.index]
         return pd.DataFrame({"counts as": counts_as, "clips": found.to_numpy()}, index=found.index)
 
-
     def learned_table(self) -> pd.DataFrame:
         """Clips of each label, pseudo-labelled ones included, that a model learns from while a fold is held out."""
         counts = {}

@@ -293,6 +293,7 @@ def remember(profile: str, settings: Mapping[str, Any]) -> None:
 def _absolute(text: str) -> str:
     """`source=DIR` as the caller's folder means it, since notebooks run somewhere else."""
     key, _, value = text.partition("=")
-    if key.rpartition(".")[2] not in PATHS or not value or not given_path(value).exists():
+    if key.rpartition(".")[2] not in PATHS or not value:
         return text
-    return f"{key}={os.path.abspath(given_path(value))}"
+    path = given_path(value)
+    return f"{key}={os.path.abspath(path)}" if path.exists() else text

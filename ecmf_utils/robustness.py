@@ -80,7 +80,8 @@ def _scored(
     """The rows with their scores, and with what they lose where they are not `whole` itself."""
     table = pd.DataFrame(rows)
     table["weighted_f1"] = [metrics.scores(y, proba)["weighted_f1"] for proba in probas]
-    intervals = [metrics.bootstrap_ci(y, proba, clusters).ci for proba in probas]
+    undisturbed = metrics.bootstrap_ci(y, whole, clusters).ci  # once: `noise_table` has a row of it for each branch
+    intervals = [undisturbed if p is whole else metrics.bootstrap_ci(y, p, clusters).ci for p in probas]
     table = table.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
     others = {i: proba for i, proba in enumerate(probas) if proba is not whole}
     lost = contrasts.differences(y, whole, others, clusters)

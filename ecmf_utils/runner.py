@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NoReturn
@@ -117,7 +118,7 @@ class Run:
     def execute(self) -> int:
         """Run the cells and say how it went; the exit code."""
         self._write("running")
-        mark(self.name, "start")
+        _tell(Mark(self.name, "start"))
         with self._signals(), self._memory():
             try:
                 bar = sys.stderr.isatty() and not followed()
@@ -150,7 +151,7 @@ class Run:
 
     def _end(self, status: str, error: str | None = None) -> int:
         self._write(status, error)
-        mark(self.name, "end", status=status, seconds=self.record["seconds"], error=error)
+        _tell(Mark(self.name, "end", status, self.record["seconds"], error or ""))
         if error and not followed():
             print(error, file=sys.stderr, flush=True)
         elif not followed():
@@ -248,11 +249,27 @@ def followed() -> bool:
     return os.environ.get("ECMF_MARK") == "1"
 
 
-def mark(nb: str, event: str, **more: Any) -> None:
-    """Tell `ecmf reproduce` what happens, on a line of its own."""
+@dataclass(frozen=True)
+class Mark:
+    """What a run tells `ecmf reproduce` when it begins and when it has ended, on a line of its own."""
+
+    notebook: str
+    event: str
+    status: str = ""
+    seconds: float = 0
+    error: str = ""
+
+    @classmethod
+    def read(cls, line: str) -> Mark | None:
+        """What a line tells; None of other lines, and where two runs wrote into one line."""
+        with suppress(ValueError, TypeError):
+            return cls(**json.loads(line.removeprefix(MARK))) if line.startswith(MARK) else None
+        return None
+
+
+def _tell(mark: Mark) -> None:
     if followed():
-        line = json.dumps({"notebook": nb, "event": event, **more})
-        print(f"\n{MARK}{line}", flush=True)
+        print(f"\n{MARK}{json.dumps(asdict(mark))}", flush=True)
 
 
 def git_state() -> dict[str, Any]:
