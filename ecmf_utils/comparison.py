@@ -156,11 +156,13 @@ def estimate(
     DataFrame
         Index model; runs, fits, seconds a fit, minutes. In `attrs`: `folds`.
     """
-    rows, n_folds = {}, 0
+    rows, n_folds, warm = {}, 0, set()
     for one in planned:
         if one["base"] not in rows:
-            for _ in range(1 if rows else 2):  # the very first fit also imports what training needs
+            kind = baselines.has_epochs(one["base"])
+            for _ in range(1 if kind in warm else 2):  # the first network, or other model, also imports what it needs
                 seconds, n_folds = _timed(profile, one, labels, seeds[0], epochs, steps)
+            warm.add(kind)
             rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": seconds}
         n_seeds = len(seeds) if baselines.is_random(one["base"]) else 1
         rows[one["base"]]["runs"] += 1

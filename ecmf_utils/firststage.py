@@ -134,18 +134,19 @@ def _head(
                           np.zeros(n_classes, np.float32)), np.zeros((len(x), n_classes)), Choice(1, 1.0)  # fmt: skip
     axes, values = principal_axes(x, min(most, max(AXES)))
     z = np.hstack([np.ones((len(x), 1)), x @ axes])
-    used = np.unique(folds)
-    sums = {fold: _normal(z[folds == fold], targets[folds == fold], weights[folds == fold]) for fold in used}
     whole = _normal(z, targets, weights)
+    parts = []
+    for fold in np.unique(folds):
+        held = np.flatnonzero(folds == fold)
+        own = _normal(z[held], targets[held], weights[held])
+        parts.append((held, z[held], [a - b for a, b in zip(whole, own, strict=True)]))
     sizes = sorted({min(k, axes.shape[1]) for k in AXES})
     tried = [Choice(k, ridge) for k in sizes for ridge in RIDGES]
     best = (np.inf, tried[0], np.tile(targets.mean(0), (len(x), 1)))
     for choice in tried:
         out = np.empty_like(targets, dtype=np.float64)
-        for fold in used:
-            rest = [a - b for a, b in zip(whole, sums[fold], strict=True)]
-            held = folds == fold
-            out[held] = z[held, : choice.axes + 1] @ _ridge(*rest, values, choice)
+        for held, rows, rest in parts:
+            out[held] = rows[:, : choice.axes + 1] @ _ridge(*rest, values, choice)
         loss = float((weights[:, None] * (targets - out) ** 2).sum())
         if loss < best[0]:
             best = (loss, choice, out)

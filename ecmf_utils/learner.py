@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .checkpoints import read_model, write_model
 from .firststage import FirstStage
 from .linear import Scaler
-from .metrics import scores
+from .metrics import weighted_f1
 from .optimisation import (
     Diverged,
     choose_device,
@@ -269,7 +269,7 @@ class TorchClassifier:
         with torch.inference_mode():
             logits = self.module_(_rows(x, rows), present[rows], *_some(said, rows))["logits"]
             loss = self._finite(cross_entropy(logits, targets[rows], weights[rows]))
-        f1 = scores(targets[rows].argmax(1).cpu(), logits.softmax(-1).cpu())["weighted_f1"]
+        f1 = weighted_f1(targets[rows].argmax(1).cpu(), logits.softmax(-1).cpu())
         return {"inner_loss": loss, "inner_f1": f1}
 
     def _finite(self, loss: Tensor) -> float:

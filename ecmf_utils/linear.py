@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from .paths import EcmfError
 from .threads import blas
@@ -40,8 +40,9 @@ class Scaler:
             _require_finite(features, branch, found, there)
             known = found if scale and len(there) else np.zeros((1, x.shape[-1]), np.float32)
             known = known.reshape(-1, x.shape[-1])
-            deviation = known.std(0, dtype=np.float64)
-            self.mean[branch] = known.mean(0, dtype=np.float64).astype(np.float32)
+            mean = known.mean(0, dtype=np.float64, keepdims=True)
+            deviation = known.std(0, dtype=np.float64, mean=mean)
+            self.mean[branch] = mean[0].astype(np.float32)
             self.scale[branch] = np.where(deviation > _still(deviation), deviation, 1).astype(np.float32)
         return self
 
@@ -61,8 +62,11 @@ class Scaler:
             )
         there = np.asarray(features.present[branch], bool)[at]
         _require_finite(features, branch, x[there], at[there])
-        scaled = np.clip((x - mean) / self.scale[branch], -self.limit, self.limit)
-        return np.where(there.reshape(-1, *[1] * (x.ndim - 1)), scaled, 0).astype(np.float32)
+        scaled = x - mean  # a copy, the rest is done in place: a branch may be gigabytes
+        scaled /= self.scale[branch]
+        np.clip(scaled, -self.limit, self.limit, out=scaled)
+        scaled[~there] = 0
+        return scaled.astype(np.float32, copy=False)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Flat names to arrays, for a checkpoint."""
@@ -164,7 +168,7 @@ def _held_out(x, targets, weights, groups, n_folds: int, seed: int, tried) -> tu
         fit = ~out if folds.max() > 0 else out  # too few clips: nothing can be held out
         for i, model in enumerate(regression_path(x[fit], targets[fit], weights[fit], tried)):
             logits[i, out] = model.logits(x[out])
-            logs = log_softmax(logits[i, out], axis=1)
+            logs = _log_softmax(logits[i, out])
             loss[i] -= (weights[out, None] * targets[out] * logs).sum()
     best = int(loss.argmin()) if folds.max() > 0 else len(tried) // 2
     return logits[best], tried[best]
@@ -213,11 +217,17 @@ def _some_groups(groups: np.ndarray, seed: int) -> np.ndarray:
 
 def _objective(flat, z, targets, weights, strength) -> tuple[float, np.ndarray]:
     table = flat.reshape(z.shape[1] + 1, targets.shape[1])
-    logs = log_softmax(z @ table[:-1] + table[-1], axis=1)
+    logs = _log_softmax(z @ table[:-1] + table[-1])
     slope = weights[:, None] * (np.exp(logs) * targets.sum(1, keepdims=True) - targets)
     gradient = np.vstack([z.T @ slope + table[:-1] / strength, slope.sum(0)])
     loss = -(weights[:, None] * targets * logs).sum() + (table[:-1] ** 2).sum() / (2 * strength)
     return loss, gradient.ravel()
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Of finite rows (N, C): as `scipy.special.log_softmax`, to the bit, whose checks take longer than few columns."""
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
 def _row_space(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -54,6 +54,11 @@ def scores(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) 
     return {**named, "ece": expected_calibration_error(y, proba)}
 
 
+def weighted_f1(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """That of `scores` alone, in a hundredth of the time: what an epoch is told by."""
+    return float(_from_confusion(confusion(y, proba, weights), "weighted_f1"))
+
+
 def confusion(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Counts (or sums of weights), shape (C, C): row the label, column the prediction."""
     y, proba = _checked(y, proba)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .features import Features
-from .metrics import scores
+from .metrics import weighted_f1
 from .networks import OfficialAttention
 from .optimisation import reproducible
 from .paths import EcmfError
@@ -170,7 +170,7 @@ def _fold(net: nn.Module, loaders: list[Iterable[Batch]], epochs: int, lr: float
 def _epoch(net: nn.Module, loaders: list[Iterable[Batch]], optimiser: torch.optim.Optimizer) -> tuple[float, Any]:
     learn(net, loaders[0], optimiser)
     y, logits = predict(net, loaders[1])
-    return scores(y, softmax(logits, axis=1))["weighted_f1"], predict(net, loaders[2])[1]
+    return weighted_f1(y, softmax(logits, axis=1)), predict(net, loaders[2])[1]
 
 
 def learn(net: nn.Module, batches: Iterable[Batch], optimiser: torch.optim.Optimizer) -> None:

@@ -79,7 +79,7 @@ def _scored(
 ) -> pd.DataFrame:
     """The rows with their scores, and with what they lose where they are not `whole` itself."""
     table = pd.DataFrame(rows)
-    table["weighted_f1"] = [metrics.scores(y, proba)["weighted_f1"] for proba in probas]
+    table["weighted_f1"] = [metrics.weighted_f1(y, proba) for proba in probas]
     undisturbed = metrics.bootstrap_ci(y, whole, clusters).ci  # once: `noise_table` has a row of it for each branch
     intervals = [undisturbed if p is whole else metrics.bootstrap_ci(y, p, clusters).ci for p in probas]
     table = table.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])

@@ -190,7 +190,7 @@ def _score_row(
 
 def _seed_spread(y: np.ndarray, per_seed: list[np.ndarray]) -> dict[str, float]:
     """Mean and standard deviation of single seeds, each the mean probability over its folds."""
-    single = [metrics.scores(y, proba)["weighted_f1"] for proba in per_seed]
+    single = [metrics.weighted_f1(y, proba) for proba in per_seed]
     if len(single) < 2:
         return {}
     return {"seed_mean": round(float(np.mean(single)), 4), "seed_sd": round(float(np.std(single, ddof=1)), 4)}

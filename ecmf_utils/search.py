@@ -19,7 +19,7 @@ from . import paths
 from .checkpoints import INFO
 from .features import take
 from .linear import group_folds
-from .metrics import scores
+from .metrics import weighted_f1
 from .optimisation import Diverged
 from .paths import EcmfError
 from .rows import check_rows
@@ -102,7 +102,7 @@ class Searched:
                 except Diverged:  # these settings are no good, others may be
                     return 0.0
                 proba = model.predict(take(features, held))[0]
-                found.append(scores(targets[held].argmax(1), proba, weights[held])["weighted_f1"])
+                found.append(weighted_f1(targets[held].argmax(1), proba, weights[held]))
             return float(np.mean(found))
 
         self.best_ = self._search(score)

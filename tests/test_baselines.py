@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from ecmf_utils import baselines, features, linear, networks
@@ -201,6 +202,28 @@ def test_scaler_ignores_absent_rows_and_constant_columns():
     )
     scaled = Scaler().fit(data, np.arange(3), ["face"]).apply(data)["face"]
     np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 3), (40, 5, 3)])
+def test_scaling_in_place_is_the_formula_to_the_bit_and_leaves_the_features_alone(dtype, shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    x[1] = 500  # an outlier
+    there = np.arange(40) % 4 > 0
+    data = features.Features([str(i) for i in range(40)], {"face": x}, {"face": there}, {"face": 3})
+    before = x.copy()
+    scaler = Scaler().fit(data, np.arange(40), ["face"])
+    known = x[there].reshape(-1, 3)
+    mean, scale = known.mean(0, dtype=np.float64).astype(np.float32), known.std(0, dtype=np.float64).astype(np.float32)
+    wanted = np.clip((x - mean) / scale, -linear.CLIP, linear.CLIP) * there.reshape(-1, *[1] * (x.ndim - 1))
+    scaled = scaler.apply(data)["face"]
+    assert np.array_equal(scaled, wanted.astype(np.float32)) and scaled.dtype == np.float32
+    assert np.array_equal(x, before) and (np.abs(wanted) == linear.CLIP).any()
+
+
+def test_the_logarithm_of_a_softmax_is_that_of_scipy_to_the_bit():
+    logits = 30 * np.random.default_rng(0).normal(size=(200, 6))
+    assert np.array_equal(linear._log_softmax(logits), log_softmax(logits, axis=1))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,13 @@ def test_scores_agree_with_scikit_learn(answers):
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(y, predicted))
 
 
+def test_weighted_f1_alone_is_that_of_the_scores(answers):
+    y, proba = answers
+    weights = np.linspace(0, 1, len(y))
+    assert metrics.weighted_f1(y, proba) == metrics.scores(y, proba)["weighted_f1"]
+    assert metrics.weighted_f1(y, proba, weights) == metrics.scores(y, proba, weights)["weighted_f1"]
+
+
 def test_scores_agree_when_a_class_is_absent_from_labels_and_predictions():
     y, proba = np.array([0, 0, 1, 1]), np.eye(4)[[0, 1, 1, 1]]
     expected = reference.f1_score(y, [0, 1, 1, 1], average="macro")

@@ -1,5 +1,7 @@
 """The official protocol beside ours: same clips, same labels, and features in the official layout."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,27 @@ def test_the_cost_of_few_folds_is_extrapolated_to_all(monkeypatch):
     monkeypatch.setattr(official, "cross_validate", lambda *args, **how: found)
     assert protocols._official(SMALL, 2, [0, 3], 0)["CPU s"] == 7.0 * 5 / 2
     assert protocols._official(SMALL, 2, None, 0)["CPU s"] == 7.0
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        lambda: protocols._official(SMALL, 1, [0], 0),
+        lambda: protocols._ours(SMALL, 0, {"epochs": 1}, 0),
+        lambda: protocols._one_fit(SMALL, 1, 0),
+    ],
+)
+def test_no_side_is_billed_for_what_it_imports(monkeypatch, side):
+    side()
+    begun = []
+
+    def slow():
+        begun.append(time.process_time())
+        while time.process_time() < begun[0] + 5:
+            pass
+
+    monkeypatch.setattr(protocols, "_warm", slow)
+    assert 0 < side()["CPU s"] < 5 and begun
 
 
 def test_a_search_is_measured_too():

@@ -299,6 +299,19 @@ def test_how_far_a_comparison_is_in_the_minutes_of_its_estimate(profile):
     assert minutes(late["key"], began=later) == (0, total - n_folds)  # what was there before is no work
 
 
+def test_the_first_network_is_not_billed_for_what_it_imports(profile, monkeypatch):
+    planned, met = comparison.plan(["majority", "late", "attention", "concat"], [], "", BRANCHES, False), []
+
+    def timed(profile, one, *rest):
+        network = baselines.has_epochs(one["base"])
+        met.append(network)
+        return 100.0 if met.count(network) == 1 else 1.0, 2
+
+    monkeypatch.setattr(comparison, "_timed", timed)
+    assert (comparison.estimate("p", planned, LABELS, [0])["seconds a fit"] == 1).all()
+    assert len(met) == 4 + 2  # once more for each kind only
+
+
 def test_the_estimate_times_a_few_epochs_and_counts_as_many_as_are_usual(profile, monkeypatch):
     planned, asked = comparison.plan(["attention"], [], "", BRANCHES, False), []
     fit = baselines.TorchClassifier.fit
