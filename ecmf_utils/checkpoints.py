@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib.metadata
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from .paths import SCHEMA_VERSION, EcmfError, digest, read_json, show, write_atomic, write_json
+from .paths import SCHEMA_VERSION, EcmfError, read_json, show, write_atomic, write_json
 
 ARRAYS, INFO = "model.safetensors", "model.json"
 
@@ -58,23 +57,6 @@ def _moved(saved: Any, wanted: dict[str, Any]) -> str:
 
 
 @functools.cache
-def code_of(names: str) -> str:
-    """A digest of some modules of this package, by name: changes with what they do, not with what they say of it."""
-    paths = [Path(__file__).parent / f"{name}.py" for name in names.split()]
-    return digest([_logic(path.read_text(encoding="utf-8")) for path in paths])
-
-
-@functools.cache
 def libraries() -> tuple[str, ...]:
     """Versions of the libraries whose numbers decide a fit."""
     return tuple(importlib.metadata.version(name) for name in ("numpy", "optuna", "scikit-learn", "scipy", "torch"))
-
-
-def _logic(source: str) -> str:
-    """Source without docstrings, comment lines and empty ones; the same under every Python, unlike a dumped tree."""
-    lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            said = node.body[0]
-            lines[said.lineno - 1 : said.end_lineno] = [""] * (said.end_lineno - said.lineno + 1)
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))

@@ -1,16 +1,13 @@
-"""The start call of every notebook, and the fingerprint that tells whether its code has changed."""
+"""The start call of every notebook."""
 
 from __future__ import annotations
 
-import ast
 import builtins
-import functools
 import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +15,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from . import cells, params, pipeline
-from .paths import EcmfError, data_dir, digest, write_json
+from . import cells, code, params, pipeline
+from .paths import EcmfError, data_dir, write_json
 
 TINY = "tiny"
 PACKAGE = Path(__file__).resolve().parent
-# Modules that decide how a notebook runs but not what comes out: editing them reruns nothing.
-MACHINERY = {
-    "notebook", "pipeline", "params", "cells", "progress", "course", "paths", "shards", "workers", "index", "results"
-}  # fmt: skip
 # Parameters that change how fast a notebook runs, not what comes out of it.
 EXECUTION = {"n_workers"}
 
@@ -180,61 +173,8 @@ def _tell(line: str) -> None:
 
 
 def fingerprint(name: str) -> str:
-    """16 hex digits over a notebook's code cells and every module of ours that they come to import.
-
-    Markdown, outputs and comments do not enter, so that saving or describing a notebook reruns
-    nothing; the files that a module reads from `resources` do.
-    """
-    sources = [cell["source"] for cell in cells.code_cells(name)]
-    found: set[str] = set()
-    waiting = {module for source in sources for module in _imports(source)}
-    while waiting:
-        found |= waiting
-        waiting = {new for module in waiting for new in _module(module)[1]} - found
-    return digest([_code(source) for source in sources], {m: _module(m)[0] for m in sorted(found)})
-
-
-@functools.cache
-def _module(name: str) -> tuple[str, frozenset[str]]:
-    """The hash of a module of ours with the resources it names, and what it imports of ours."""
-    source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
-    resources = [
-        (PACKAGE / "resources" / node.args[0].value).read_bytes().hex()
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func).split(".")[-1] == "resource"
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-        and (PACKAGE / "resources" / str(node.args[0].value)).is_file()
-    ]
-    return digest(_code(source), resources), frozenset(_imports(source))
-
-
-def _imports(source: str) -> Iterator[str]:
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # a cell with a magic: it counts as text, its imports are not seen
-        return
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["ecmf_utils" if node.level else "", node.module]))
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for dotted in names:
-            package, _, module = dotted.partition(".")
-            module = module.split(".")[0]
-            if package == "ecmf_utils" and module not in MACHINERY:
-                if (PACKAGE / f"{module}.py").is_file():
-                    yield module
-
-
-def _code(source: str) -> str:
-    try:
-        return ast.dump(ast.parse(source))
-    except SyntaxError:
-        return source
+    """16 hex digits that change with the code that a notebook comes to run (see `code.fingerprint`)."""
+    return code.fingerprint([cell["source"] for cell in cells.code_cells(name)])
 
 
 def _render_one_line(error: EcmfError) -> list[str]:

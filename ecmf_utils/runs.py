@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, learning, metrics, official, paths, search, training
-from .checkpoints import INFO, code_of, libraries, read_model, write_model
+from .checkpoints import INFO, libraries, read_model, write_model
+from .code import digest_modules
 from .learning import Problem
 from .paths import EcmfError, data_dir, read_json, write_json
 
@@ -99,7 +100,7 @@ def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) ->
     folder = data_dir(profile) / "runs" / "official"
     kept = ("reported", "settled", "curves", "cpu_s")
     seen = training.seen_by(labelled, problem.given, np.ones(n), np.zeros(n, int), problem.group[:n], problem.test)
-    made_by = [training.code(), code_of("official"), *libraries()]
+    made_by = [training.code(), digest_modules("ecmf_utils.official"), *libraries()]
     recipe = {"seen": seen, "code": made_by, "n_classes": len(problem.labels), "seed": seed, "epochs": epochs}
     with contextlib.suppress(EcmfError):  # there is none, or of something else, or broken: it is made again
         arrays, info = read_model(folder, recipe)

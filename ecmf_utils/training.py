@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from . import baselines, paths
-from .checkpoints import code_of, libraries
+from .checkpoints import libraries
+from .code import digest_modules
 from .features import Features, take
 from .learner import TorchClassifier
 from .linear import EXTRA, training_rows
@@ -31,6 +32,10 @@ __all__ = [
 ]  # fmt: skip
 
 FIT, RUN = "fit.json", "run.json"
+DECIDING = (
+    *("linear", "metrics", "rows", "threads", "baselines", "firststage", "fusion", "learner", "networks"),
+    *("optimisation", "sequences", "search"),
+)  # modules whose code decides a fit
 PerFold = Callable[[int], np.ndarray] | np.ndarray
 
 
@@ -272,8 +277,7 @@ def load_run(folder: Path) -> list[Any]:
 
 def code() -> str:
     """Changes with the code that decides a fit, so that an edit never reuses an older fit."""
-    data, nets = "linear metrics rows threads", "baselines firststage fusion learner networks optimisation sequences"
-    return code_of(f"{data} {nets} search")
+    return digest_modules(*(f"ecmf_utils.{name}" for name in DECIDING))
 
 
 def _digest_features(features: Features) -> str:

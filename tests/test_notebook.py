@@ -8,7 +8,7 @@ import pytest
 from ecmf_utils import notebook
 from ecmf_utils.paths import EcmfError, read_json
 
-from .small_notebooks import edit, make_notebook, make_pipeline
+from .small_notebooks import edit, make_pipeline
 
 DEFAULTS = {
     "profile": "tiny", "seed": 0, "labels": ["sad", "happy"], "branches": ["text"], "source": "",
@@ -22,22 +22,6 @@ def notebooks(home, monkeypatch):
     monkeypatch.setenv("ECMF_NOTEBOOKS", str(folder))
     monkeypatch.delenv("ECMF_BATCH", raising=False)
     return folder
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of three modules in place of the real one: a imports b, and c stands alone."""
-    folder = tmp_path / "package"
-    (folder / "resources").mkdir(parents=True)
-    (folder / "a.py").write_text("def f():\n    from .b import g\n    return g\n")
-    (folder / "b.py").write_text("from .paths import resource\ng = resource('list.txt')\n")
-    (folder / "c.py").write_text("h = 1\n")
-    (folder / "paths.py").write_text("resource = print\n")
-    (folder / "resources" / "list.txt").write_text("one\n")
-    monkeypatch.setattr(notebook, "PACKAGE", folder)
-    notebook._module.cache_clear()
-    yield folder
-    notebook._module.cache_clear()
 
 
 def start(name="00_start_here", **values):
@@ -117,42 +101,3 @@ def test_notebooks_opened_side_by_side_do_not_collide(notebooks, home):
 def test_a_mendable_mistake_shows_as_one_line(notebooks):
     (line,) = EcmfError("row 3: no label")._render_traceback_()
     assert "row 3: no label" in line
-
-
-def test_fingerprint_ignores_all_but_code(notebooks):
-    before = notebook.fingerprint("24")
-    edit(notebooks, "24_extract_text", "# 24_extract_text", "# Words")
-    edit(notebooks, "24_extract_text", '"execution_count": null', '"execution_count": 7')
-    edit(notebooks, "24_extract_text", "import os, time", "import os,  time  # why")
-    assert notebook.fingerprint("24") == before
-    edit(notebooks, "24_extract_text", "time.sleep(120)", "time.sleep(121)")
-    assert notebook.fingerprint("24") != before
-
-
-def test_fingerprint_follows_imports_of_imports(notebooks, package):
-    make_notebook(notebooks, "11_more", "from ecmf_utils import a")
-    make_notebook(notebooks, "12_else", "import ecmf_utils.c as c")
-    before = notebook.fingerprint("11"), notebook.fingerprint("12")
-    (package / "b.py").write_text("g = 2\n")
-    notebook._module.cache_clear()
-    assert notebook.fingerprint("11") != before[0]
-    assert notebook.fingerprint("12") == before[1]
-
-
-@pytest.mark.parametrize("name", ["00_start_here", "22_extract_scene"])
-def test_how_the_index_page_looks_decides_nothing_that_a_notebook_computes(name, monkeypatch):
-    followed, module = [], notebook._module
-    monkeypatch.setattr(notebook, "_module", lambda one: followed.append(one) or module(one))
-    notebook.fingerprint(name)
-    assert not {"index", "results", "scoreboard"} & set(followed) and "report" in followed
-
-
-def test_fingerprint_covers_resources_but_not_the_machinery(notebooks, package):
-    make_notebook(notebooks, "11_more", "from ecmf_utils.a import f")
-    before = notebook.fingerprint("11")
-    (package / "paths.py").write_text("resource = len\n")
-    notebook._module.cache_clear()
-    assert notebook.fingerprint("11") == before
-    (package / "resources" / "list.txt").write_text("two\n")
-    notebook._module.cache_clear()
-    assert notebook.fingerprint("11") != before

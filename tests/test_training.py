@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecmf_utils import baselines, checkpoints, features, learner, training
+from ecmf_utils import baselines, features, learner, training
 from ecmf_utils.firststage import FirstStage
 from ecmf_utils.optimisation import schedule
 from ecmf_utils.paths import EcmfError
@@ -379,10 +379,3 @@ def test_every_step_gets_the_rate_of_the_schedule(problem, monkeypatch):
     model.fit(data, one_hot(truth), np.ones(150), groups, seed=0)
     assert given == [schedule((epoch + i / 5) / 5, 0.2) for epoch in range(5) for i in range(5)]
     assert given[0] < 0.01 and max(given) > 0.99 and given[-1] < 0.05
-
-
-def test_what_code_says_of_itself_does_not_count_what_it_does_does():
-    source = '"""Page."""\n# why\ndef f(x):\n    """Twice."""\n\n    return 2 * x\n'
-    same = checkpoints._logic(source.replace("Twice", "Doubled\n\n    of x").replace("# why\n", ""))
-    assert same == checkpoints._logic(source) == "def f(x):\n    return 2 * x"
-    assert checkpoints._logic(source.replace("2 *", "3 *")) != same
