@@ -30,6 +30,8 @@ study: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check ecmf_utils tests workflow
+	@$(BIN)/ruff format --check --quiet ecmf_utils tests workflow || \
+		{ echo "lint: run \`$(BIN)/ruff format ecmf_utils tests workflow\`"; exit 1; }
 
 test: lint
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile

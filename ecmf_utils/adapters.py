@@ -62,10 +62,15 @@ def _ravdess_row(name: str, match: re.Match | None, medium: Medium) -> dict:
         return {"name": name, "split": "unlabelled", "group": actor and f"actor-{actor[1]}"}
     _, _, emotion, intensity, statement, repetition, actor = match.groups()
     return {
-        "name": name, "label": RAVDESS_EMOTIONS[int(emotion) - 1], "split": "train", "group": f"actor-{actor}",
-        "text": RAVDESS_STATEMENTS[int(statement) - 1], "intensity": ("normal", "strong")[int(intensity) - 1],
-        "statement": statement, "repetition": repetition,
-    }  # fmt: skip
+        "name": name,
+        "label": RAVDESS_EMOTIONS[int(emotion) - 1],
+        "split": "train",
+        "group": f"actor-{actor}",
+        "text": RAVDESS_STATEMENTS[int(statement) - 1],
+        "intensity": ("normal", "strong")[int(intensity) - 1],
+        "statement": statement,
+        "repetition": repetition,
+    }
 
 
 # ---- CREMA-D: Cao et al. 2014, doi 10.1109/TAFFC.2014.2336244
@@ -121,9 +126,14 @@ def _cremad_row(name: str, match: re.Match | None) -> dict:
         return {"name": name, "split": "unlabelled"}
     actor, sentence, emotion, level = match.groups()
     return {
-        "name": name, "label": emotion, "split": "train", "group": actor, "statement": sentence,
-        "text": CREMAD_SENTENCES.get(sentence), "intensity": CREMAD_LEVELS.get(level),
-    }  # fmt: skip
+        "name": name,
+        "label": emotion,
+        "split": "train",
+        "group": actor,
+        "statement": sentence,
+        "text": CREMAD_SENTENCES.get(sentence),
+        "intensity": CREMAD_LEVELS.get(level),
+    }
 
 
 # ---- MELD: Poria et al. 2019, arXiv 1810.02508

@@ -74,9 +74,7 @@ def ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def _grain(
-    rng: np.random.Generator, sy: float, sx: float, shape: tuple[int, int] = (HEIGHT, WIDTH)
-) -> np.ndarray:
+def _grain(rng: np.random.Generator, sy: float, sx: float, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
     blurred = cv2.GaussianBlur(rng.standard_normal(shape).astype(np.float32), (0, 0), sigmaX=sx, sigmaY=sy)
     return blurred / (blurred.std() + 1e-6)
 
@@ -124,9 +122,7 @@ def _normals(who: Identity) -> np.ndarray:
     return normal / np.linalg.norm(normal, axis=2, keepdims=True)
 
 
-def _shading(
-    who: Identity, light: tuple[float, float, float], ambient: float, inside: np.ndarray
-) -> np.ndarray:
+def _shading(who: Identity, light: tuple[float, float, float], ambient: float, inside: np.ndarray) -> np.ndarray:
     """(H, W) light on the skin: wrapped diffuse plus ambient, darkened in creases and at the edge."""
     normal, direction = _normals(who), np.array(light, np.float32)
     diffuse = np.clip((normal @ (direction / np.linalg.norm(direction)) + 0.35) / 1.35, 0, 1)
@@ -146,16 +142,12 @@ def _skin(who: Identity, rng: np.random.Generator) -> np.ndarray:
     skin = skin * (1 + 0.014 * _grain(rng, 1, 1) + 0.02 * _grain(rng, 9, 9))[..., None]
     arch = X * X / 900
     lines = sum(np.exp(-(((Y + level - arch) / 1.7) ** 2)) for level in (66, 76)) * np.exp(-((X / 44) ** 4))
-    bags = sum(
-        np.exp(-(((X - s * who.eye_distance) / 17) ** 2) - ((Y - who.eye_y - 15) / 3) ** 2) for s in (-1, 1)
-    )
+    bags = sum(np.exp(-(((X - s * who.eye_distance) / 17) ** 2) - ((Y - who.eye_y - 15) / 3) ** 2) for s in (-1, 1))
     skin = skin * (1 - np.clip(who.age - 0.45, 0, 1) * (0.16 * lines + 0.20 * bags))[..., None]
     if who.beard:
         area = ramp(18, 60, Y + 0.42 * np.abs(X)) * (1 - 0.92 * bump(0, who.mouth_y + 1, 31, 10))
         area *= np.clip(1 - 0.8 * bump(0, 36, 20, 14), 0, 1)
-        cover = np.clip(area * (0.22 + 0.5 * who.beard) * (1 + 0.22 * _grain(rng, 2.2, 0.8)), 0, 0.9)[
-            ..., None
-        ]
+        cover = np.clip(area * (0.22 + 0.5 * who.beard) * (1 + 0.22 * _grain(rng, 2.2, 0.8)), 0, 0.9)[..., None]
         skin = skin * (1 - cover) + who.hair * 0.9 * cover
     return skin
 
@@ -176,9 +168,7 @@ def _hair_colour(who: Identity, rng: np.random.Generator) -> np.ndarray:
 def _skull_cap(who: Identity, wobble: np.ndarray) -> np.ndarray:
     """Mask of the region that hair may cover: the skull, enlarged by the volume of the style."""
     a, b = head_size(who)
-    side, top = {"curly": (24, 26), "crop": (3, 4), "receding": (4, -2), "long": (11, 10)}.get(
-        who.style, (8, 10)
-    )
+    side, top = {"curly": (24, 26), "crop": (3, 4), "receding": (4, -2), "long": (11, 10)}.get(who.style, (8, 10))
     radius = np.sqrt((X / (a + side)) ** 2 + ((Y + 12) / (b - 12 + top)) ** 2)
     edge = 0.016 if who.style == "curly" else 0.006
     return ramp(1.012, 0.985, radius + edge * wobble)

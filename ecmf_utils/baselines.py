@@ -68,9 +68,7 @@ class LogisticRegression:
 
     def save(self, folder: Path) -> None:
         arrays = {"coef": self.model_.coef, "intercept": self.model_.intercept}
-        write_model(
-            folder, arrays | self.scaler_.arrays(), self.recipe, {"strength": self.strength_}
-        )
+        write_model(folder, arrays | self.scaler_.arrays(), self.recipe, {"strength": self.strength_})
 
     def load(self, folder: Path) -> LogisticRegression:
         arrays, info = read_model(folder, self.recipe)
@@ -99,9 +97,9 @@ class LateFusion:
         for branch, x in self.scaler_.apply(features).items():
             rows = used[features.present[branch][used]]
             if len(rows):
-                self.models_[branch] = _regression(
-                    x[rows], targets[rows], weights[rows], groups[rows], self.strength
-                )[0]
+                self.models_[branch] = _regression(x[rows], targets[rows], weights[rows], groups[rows], self.strength)[
+                    0
+                ]
         return self
 
     def predict(self, features) -> tuple[np.ndarray, np.ndarray]:
@@ -241,9 +239,12 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
     else:
         model = _network_model(name, dims, n_classes, settings)
     model.recipe = {
-        "model": name, "branches": list(dims), "dims": dict(dims), "n_classes": n_classes,
+        "model": name,
+        "branches": list(dims),
+        "dims": dict(dims),
+        "n_classes": n_classes,
         "settings": settings,
-    }  # fmt: skip
+    }
     return model
 
 
@@ -280,9 +281,7 @@ def is_random(name: str) -> bool:
     return name in NETWORKS or name == "stacked"  # its folds do
 
 
-def _network_model(
-    name: str, dims: dict[str, int], n_classes: int, settings: dict[str, Any]
-) -> Any:
+def _network_model(name: str, dims: dict[str, int], n_classes: int, settings: dict[str, Any]) -> Any:
     network, defaults = NETWORKS[name]
     own, training = declared_settings(network), declared_settings(TorchClassifier)
     check_kinds(f"model {name}", settings, own | training)

@@ -228,9 +228,12 @@ def _filters(clips: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
     codes = sorted(clips["problem"].dropna().str.split(";").explode().unique())
     groups = sorted(clips["group"].unique())
     menus = {
-        "split": splits, "label": [*labels, NO_LABEL], "problem": [ANY_PROBLEM, NO_PROBLEM, *codes],
-        "group": groups if len(groups) <= MENU else None, "text": None,
-    }  # fmt: skip
+        "split": splits,
+        "label": [*labels, NO_LABEL],
+        "problem": [ANY_PROBLEM, NO_PROBLEM, *codes],
+        "group": groups if len(groups) <= MENU else None,
+        "text": None,
+    }
     live = len(clips) <= WHILE_TYPING
     return {
         name: widgets.Text(

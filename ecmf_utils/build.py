@@ -127,9 +127,7 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
         params.remember(profile, settings)
 
 
-def _rows(
-    profile: str, s: Mapping[str, Any], found: Findings
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _rows(profile: str, s: Mapping[str, Any], found: Findings) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     if s["kind"] == params.GENERATED:
         from . import demo  # needs the extra `demo`
 

@@ -34,8 +34,22 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensor
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TABLES = re.compile(r"(?<=<!-- tables -->\n).*?(?=<!-- end of tables -->)", re.S)
 SHORT = ["name", "dim", "input", "layers", "take", "size", "licence", "here"]  # on a terminal
-FULL = ["name", "branch", "dim", "input", "layers", "take", "batching", "M", "size", "weights", "licence", "languages",
-        "chosen by", "what"]  # fmt: skip
+FULL = [
+    "name",
+    "branch",
+    "dim",
+    "input",
+    "layers",
+    "take",
+    "batching",
+    "M",
+    "size",
+    "weights",
+    "licence",
+    "languages",
+    "chosen by",
+    "what",
+]
 PAGE = ("scene, face", "audio", "text, context")  # a table each
 HOW = """
 choose one   ecmf reproduce PROFILE --set 22.encoder=NAME --set 22.layers=sum-last-4
@@ -98,8 +112,11 @@ def _chosen() -> dict[tuple[str, str], str]:
     def choices(name: str) -> dict[str, str]:
         profile = load_profile(name)
         wanted = [] if profile["members"] else [b for b in profile["branches"] if b not in profile["features"]]
-        settings = {b: {"encoder": defaults[b]} | profile["all"] | profile["notebooks"].get(made_by[b], {})
-                  for b in wanted if b in defaults}  # fmt: skip
+        settings = {
+            b: {"encoder": defaults[b]} | profile["all"] | profile["notebooks"].get(made_by[b], {})
+            for b in wanted
+            if b in defaults
+        }
         return {b: _model(own["encoder"]) for b, own in settings.items()}
 
     found = {}

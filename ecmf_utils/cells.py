@@ -90,18 +90,14 @@ def declared(name: str | Path) -> dict[str, Parameter]:
     try:
         statements = ast.parse(cells[0]).body
     except SyntaxError as error:
-        raise EcmfError(
-            f"{show(path)}: parameters cell, line {error.lineno}: {error.msg}"
-        ) from error
+        raise EcmfError(f"{show(path)}: parameters cell, line {error.lineno}: {error.msg}") from error
     remarks = _remarks(cells[0])
     found = [_parameter(statement, remarks, show(path)) for statement in statements]
     return {p.name: p for p in found}
 
 
 def _parameter(statement: ast.stmt, remarks: Mapping[int, str], where: str) -> Parameter:
-    target = (
-        getattr(statement, "target", None) or (getattr(statement, "targets", None) or [None])[0]
-    )
+    target = getattr(statement, "target", None) or (getattr(statement, "targets", None) or [None])[0]
     value = getattr(statement, "value", None)
     try:
         if not isinstance(target, ast.Name) or isinstance(statement, ast.AugAssign):
@@ -139,9 +135,7 @@ def coerce(value: Any, parameter: Parameter, where: str = "") -> Any:
     except (ValueError, OverflowError, RecursionError):
         head = f"{where}: " if where else ""
         how = ' (as JSON: {"name": value})' if parameter.kind.startswith("dict") else ""
-        raise EcmfError(
-            f"{head}parameter {parameter.name} is {parameter.kind}{how}, which {value!r} is not"
-        ) from None
+        raise EcmfError(f"{head}parameter {parameter.name} is {parameter.kind}{how}, which {value!r} is not") from None
 
 
 def _fit(value: Any, kind: ast.expr, default: Any = None) -> Any:
@@ -207,9 +201,7 @@ def _list(value: Any, inner: Sequence[ast.expr], default: Any) -> list[Any]:
         value = _items(value.strip())
     if not isinstance(value, list | tuple):
         raise ValueError
-    kinds = (
-        {type(item).__name__ for item in default} if isinstance(default, list | tuple) else set()
-    )
+    kinds = {type(item).__name__ for item in default} if isinstance(default, list | tuple) else set()
     if not inner and len(kinds) == 1:  # a bare `list`: what its default holds says of what
         inner = [ast.Name(kinds.pop())]
     return [_fit(item, inner[0]) if inner else item for item in value]

@@ -16,9 +16,7 @@ from .paths import SCHEMA_VERSION, EcmfError, read_json, show, write_atomic, wri
 ARRAYS, INFO = "model.safetensors", "model.json"
 
 
-def write_model(
-    folder: Path, arrays: dict[str, np.ndarray], recipe: dict[str, Any], info: dict[str, Any]
-) -> None:
+def write_model(folder: Path, arrays: dict[str, np.ndarray], recipe: dict[str, Any], info: dict[str, Any]) -> None:
     """Write a fitted model; `model.json` comes last, so a folder that has it is whole."""
     folder = Path(folder)
     (folder / INFO).unlink(missing_ok=True)
@@ -28,9 +26,7 @@ def write_model(
     write_json(folder / INFO, {"schema_version": SCHEMA_VERSION, "recipe": recipe, **info})
 
 
-def read_model(
-    folder: Path, recipe: dict[str, Any] | None = None
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_model(folder: Path, recipe: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and info of a saved model.
 
     Raises

@@ -46,14 +46,17 @@ def scene(frames: np.ndarray) -> np.ndarray:
     edge = np.hypot(down, across)
     parts = [
         *(_grid(lab[..., channel]) for channel in range(3)),
-        _grid(grey, np.std), _grid(edge), _grid(motion),
+        _grid(grey, np.std),
+        _grid(edge),
+        _grid(motion),
         _histogram(grey.reshape(len(grey), -1), 8, 0.0, 1.0),
         _orientation(across, down, edge)[:, None].reshape(len(grey), -1),
         np.percentile(grey, [5, 25, 50, 75, 95], axis=(1, 2)).T,
         np.stack([np.mean(hsv[..., 1], (1, 2)), np.std(hsv[..., 1], (1, 2))], 1),
         np.stack([np.mean(np.square(grey), (1, 2)), np.mean(motion, (1, 2))], 1),
-        _middle(edge, across), np.log1p(20 * np.mean(edge, (1, 2)))[:, None],
-    ]  # fmt: skip
+        _middle(edge, across),
+        np.log1p(20 * np.mean(edge, (1, 2)))[:, None],
+    ]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -107,11 +110,15 @@ def audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     pitch = _pitch(lag, voicing, sample_rate)
     rows = np.concatenate(
         [
-            mel - mel.mean(1, keepdims=True), cepstrum, _delta(cepstrum), spectrum, crossings[:, None],
+            mel - mel.mean(1, keepdims=True),
+            cepstrum,
+            _delta(cepstrum),
+            spectrum,
+            crossings[:, None],
             np.stack([loudness, _delta(loudness), voicing, pitch, _delta(pitch)], 1),
         ],
         axis=1,
-    )  # fmt: skip
+    )
     active = loudness > loudness.max() - ACTIVE_DB
     share = np.full((len(rows), 1), active.mean())
     return np.concatenate([rows, share], axis=1)[active].astype(np.float32)

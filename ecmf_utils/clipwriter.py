@@ -51,9 +51,7 @@ def write_clip(
     return paths.write_atomic(path, write)
 
 
-def _video_stream(
-    out: Any, first: np.ndarray, fps: float, thread_count: int, bitexact: bool, crf: int
-) -> Any:
+def _video_stream(out: Any, first: np.ndarray, fps: float, thread_count: int, bitexact: bool, crf: int) -> Any:
     # under load, x264's macroblock tree gives another file from run to run, even in one thread
     options = {"preset": "veryfast", "crf": str(crf), "x264-params": "mbtree=0"}
     rate = Fraction(fps).limit_denominator(1001)

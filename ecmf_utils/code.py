@@ -102,8 +102,12 @@ def _read(name: str) -> tuple[str, frozenset[str]]:
     path = _path(name).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    beside = [folder / text for text in sorted(strings) for folder in (path.parent, path.parent / "resources")
-              if re.fullmatch(r"[\w/-]+\.\w+", text) and not text.endswith((".py", ".pyi"))]
+    beside = [
+        folder / text
+        for text in sorted(strings)
+        for folder in (path.parent, path.parent / "resources")
+        if re.fullmatch(r"[\w/-]+\.\w+", text) and not text.endswith((".py", ".pyi"))
+    ]
     files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in beside if file.is_file()]
     return _digest(_logic(tree), files), frozenset(_references([tree], name))
 

@@ -42,9 +42,7 @@ def _is_whole(row: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     return row["model"] == OURS and row["branches"] == ours["branches"]
 
 
-def paired(
-    profile: str, key: str, others: Iterable[str], labels: Sequence[str], role: str = "test"
-) -> pd.DataFrame:
+def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str], role: str = "test") -> pd.DataFrame:
     """Weighted F1 of run `key` minus that of each other run on the same clips of a role, test or oof.
 
     Returns
@@ -61,9 +59,7 @@ def paired(
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
     y = clips["label"].reindex(ids).map(code).to_numpy(int)
     groups, unit = runs.clusters(clips, ids)
-    proba = {
-        name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()
-    }
+    proba = {name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()}
     ours = proba.pop(key)
     found = differences(y, ours, proba if ids else {}, groups)
     drawn = (found["unit"] == "groups") & (len(set(groups)) < len(ids))

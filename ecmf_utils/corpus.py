@@ -77,9 +77,7 @@ def validate(clips: pd.DataFrame, labels: list[str], where: str) -> pd.DataFrame
 
     clips = clips.copy()
     for name in TEXT_COLUMNS:
-        clips[name] = (
-            clips[name].astype("str") if name in clips else pd.Series([None] * len(clips), dtype="str")
-        )
+        clips[name] = clips[name].astype("str") if name in clips else pd.Series([None] * len(clips), dtype="str")
     for name in NUMBER_COLUMNS:
         clips[name] = pd.to_numeric(clips.get(name, pd.Series(np.nan, index=clips.index)))
     try:
@@ -195,17 +193,13 @@ def balanced_group_folds(clips: pd.DataFrame, n_folds: int) -> pd.DataFrame:
     """Group folds for a generated corpus, whose groups are equal by construction: groups dealt in turn."""
     train = clips[clips["split"] == "train"]
     order = {group: i % n_folds for i, group in enumerate(sorted(train["group"].unique()))}
-    return pd.DataFrame(
-        {"clip_id": train["clip_id"].to_numpy(), "fold": train["group"].map(order).to_numpy()}
-    )
+    return pd.DataFrame({"clip_id": train["clip_id"].to_numpy(), "fold": train["group"].map(order).to_numpy()})
 
 
 # ---- the whole
 
 
-def save(
-    profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def save(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
     """Validate and write `clips.parquet` (and `truth.parquet`) of a profile; returns the checked manifest."""
     clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
     for column in ("video", "audio"):  # relative inside the project, so that the folder can be moved

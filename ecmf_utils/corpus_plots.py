@@ -90,9 +90,11 @@ def _many_groups(table: pd.DataFrame) -> Figure:
     bins = np.arange(count.max() + 2) - 0.5 if whole else np.geomspace(1, count.max() + 1, 24)
     sns.histplot(x=count, bins=bins, color=ACCENT, edgecolor="white", alpha=1, ax=sizes)
     sizes.set(
-        xlabel="clips per group", ylabel="groups", xscale="linear" if whole else "log",
+        xlabel="clips per group",
+        ylabel="groups",
+        xscale="linear" if whole else "log",
         title=f"{len(table):,} groups, median {count.median():.0f}, largest {count.max():,}",
-    )  # fmt: skip
+    )
     named = table.drop(columns=NO_LABEL, errors="ignore")
     different = (named > 0).sum(axis=1)
     different = different[different > 0]
@@ -190,16 +192,38 @@ def speech(said: pd.DataFrame, rates: pd.Series, scripts: pd.Series) -> Figure |
     shown = known[(known["length"] <= top) & known["script"].isin(order)]
     step = max(1, int(np.ceil(top / 40)))
     bins = np.arange(shown["length"].min(), top + step + 1, step) - 0.5
-    sns.histplot(shown, x="length", hue="script", hue_order=order, palette=colours, multiple="stack", bins=bins,
-                 legend=len(order) > 1, alpha=1, edgecolor="white", ax=length)  # fmt: skip
+    sns.histplot(
+        shown,
+        x="length",
+        hue="script",
+        hue_order=order,
+        palette=colours,
+        multiple="stack",
+        bins=bins,
+        legend=len(order) > 1,
+        alpha=1,
+        edgecolor="white",
+        ax=length,
+    )
     note = f"{len(known):,} transcripts, median {known['length'].median():.0f}"
     length.set(xlabel=f"length ({counted})", ylabel="clips", title=note)
     spoken = pd.DataFrame({"rate": rates.to_numpy(float), "script": scripts.to_numpy(object)}).dropna()
     if spoken.empty:
         _say(rate, "no speech rate: no measured clip\nhas both sound and a transcript")
         return figure
-    sns.histplot(spoken, x="rate", hue="script", hue_order=order, palette=colours, multiple="stack", bins=20,
-                 legend=False, alpha=1, edgecolor="white", ax=rate)  # fmt: skip
+    sns.histplot(
+        spoken,
+        x="rate",
+        hue="script",
+        hue_order=order,
+        palette=colours,
+        multiple="stack",
+        bins=20,
+        legend=False,
+        alpha=1,
+        edgecolor="white",
+        ax=rate,
+    )
     note = f"{len(spoken):,} measured clips, median {spoken['rate'].median():.1f}"
     rate.xaxis.set_major_locator(MaxNLocator(5))
     rate.set(xlabel=f"speech rate ({counted} per second of speech)", ylabel="clips", title=note)
@@ -225,8 +249,18 @@ def by_label(frame: pd.DataFrame, labels: Sequence[str], columns: Mapping[str, s
     colours = {ALL: MISSING} | emotion_colours(labels)
     for ax, (name, title) in zip(axes, drawn.items(), strict=False):
         ax.axvline(frame[name].median(), color=INK, lw=1, ls=":", zorder=0)
-        sns.boxplot(both, x=name, palette=[colours[row] for row in rows], whis=(5, 95), showfliers=False, width=0.64,
-                    linewidth=0.9, linecolor=INK, ax=ax, **style)  # fmt: skip
+        sns.boxplot(
+            both,
+            x=name,
+            palette=[colours[row] for row in rows],
+            whis=(5, 95),
+            showfliers=False,
+            width=0.64,
+            linewidth=0.9,
+            linecolor=INK,
+            ax=ax,
+            **style,
+        )
         if len(named) <= STRIP_POINTS:
             points = both[both["row"] != ALL]
             sns.stripplot(points, x=name, palette=[INK] * len(rows), size=2, alpha=0.45, jitter=0.2, ax=ax, **style)

@@ -16,10 +16,13 @@ def summary(made: Corpus) -> str:
     """Clips, labels, problems, what is shared, folds and findings of a corpus, each as a short table."""
     clips = made.clips
     by_split = clips.groupby("split").agg(
-        clips=("clip_id", "count"), labelled=("label", "count"), groups=("group", "nunique"),
-        speakers=("speaker", "nunique"), hours=("duration_s", lambda s: round(s.sum() / 3600, 3)),
+        clips=("clip_id", "count"),
+        labelled=("label", "count"),
+        groups=("group", "nunique"),
+        speakers=("speaker", "nunique"),
+        hours=("duration_s", lambda s: round(s.sum() / 3600, 3)),
         failed=("status", lambda s: int((s == "failed").sum())),
-    )  # fmt: skip
+    )
     if not clips["duration_s"].notna().any():
         by_split = by_split.drop(columns="hours")
     parts = [("Clips", by_split)]

@@ -23,9 +23,15 @@ RECORD = "generated.jsonl"  # one line for each clip that is complete
 
 
 def generate(
-    folder: Path | str, *, n_train: int = 300, n_test: int = 120, n_unlabelled: int = 120,
-    seed: int = 0, n_speakers: int = 40, n_workers: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    folder: Path | str,
+    *,
+    n_train: int = 300,
+    n_test: int = 120,
+    n_unlabelled: int = 120,
+    seed: int = 0,
+    n_speakers: int = 40,
+    n_workers: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make a corpus, or complete one that was interrupted.
 
     Parameters
@@ -114,15 +120,16 @@ def _tables(folder: Path, recipes: list[dict[str, Any]]) -> tuple[pd.DataFrame, 
     texts = {"missing": None, "empty": ""}
     rows = [
         dict(
-            clip_id=r["clip_id"], video=str(clip_path(folder, r["clip_id"])),
-            text=texts.get(r["hard_text"], r["sentence"]), label=r["label"], split=r["split"],
-            group=f"block-{r['block']}", speaker=f"s{r['speaker']:02d}",
+            clip_id=r["clip_id"],
+            video=str(clip_path(folder, r["clip_id"])),
+            text=texts.get(r["hard_text"], r["sentence"]),
+            label=r["label"],
+            split=r["split"],
+            group=f"block-{r['block']}",
+            speaker=f"s{r['speaker']:02d}",
         )
         for r in recipes
-    ]  # fmt: skip
-    hidden = {"split", "label", "block", "speaker", "seed", "n_speakers", "version"}
-    truth = [
-        {k: r[k] for k in ("clip_id", "truth", *sorted(set(r) - hidden - {"clip_id", "truth"}))}
-        for r in recipes
     ]
+    hidden = {"split", "label", "block", "speaker", "seed", "n_speakers", "version"}
+    truth = [{k: r[k] for k in ("clip_id", "truth", *sorted(set(r) - hidden - {"clip_id", "truth"}))} for r in recipes]
     return pd.DataFrame(rows), pd.DataFrame(truth)

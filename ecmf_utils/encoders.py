@@ -21,8 +21,7 @@ from .trial import tried
 __all__ = ["Encoder", "load", "mend_torchvision", "pool", "pooled_dim"]
 
 VERSION = 1  # raise it when a change here changes any vector: stored rows are then computed again
-MODALITY = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text",
-            "context": "text"}  # fmt: skip
+MODALITY = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text", "context": "text"}
 POOLINGS = ("mean", "mean+std", "max")
 CLASSICAL = {"scene": classical.scene, "face": classical.face, "audio": classical.audio}
 COMMIT = re.compile(r"[0-9a-f]{40}")

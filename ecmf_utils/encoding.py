@@ -15,14 +15,18 @@ from .readers import Timed
 
 FEW_CLIPS = 32  # starting processes takes longer than this many clips
 FULL_BATCHES = 20  # batches that clips which are encoded together may fill at most
-MISSING = {"no_video_stream", "no_sound_stream", "silent_sound", "no_face", "empty_text",
-           "bad_encoding", "no_answer"}  # fmt: skip
+MISSING = {"no_video_stream", "no_sound_stream", "silent_sound", "no_face", "empty_text", "bad_encoding", "no_answer"}
 
 
 def encode_all(
-    todo: list[dict[str, Any]], encoder: encoders.Encoder, read_input: Callable,
-    how: dict[str, Any], part: int, n_workers: int, meter: Meter,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    todo: list[dict[str, Any]],
+    encoder: encoders.Encoder,
+    read_input: Callable,
+    how: dict[str, Any],
+    part: int,
+    n_workers: int,
+    meter: Meter,
+) -> Iterator[dict[str, Any]]:
     """Outcomes in order: all of it in workers for a light encoder, else reading and preparing."""
     if len(todo) < FEW_CLIPS or encoder.modality == "text":
         n_workers = 1
@@ -70,8 +74,7 @@ def read_row(
     row: dict[str, Any], read_input: Callable, encoder: encoders.Encoder
 ) -> tuple[dict[str, Any], Ready | None]:
     """The start of a result and the encoder's input, None when there is nothing to encode."""
-    start = {"clip_id": str(row["clip_id"]), "content_hash": str(row.get("content_hash")),
-             "n_frames": 0}  # fmt: skip
+    start = {"clip_id": str(row["clip_id"]), "content_hash": str(row.get("content_hash")), "n_frames": 0}
     try:
         given = read_input(row)
     except MediaError as error:
@@ -134,9 +137,7 @@ def _encode_safely(inputs: list[Any], encoder: encoders.Encoder) -> list[Any]:
         return [outcome for one in inputs for outcome in _encode_safely([one], encoder)]
 
 
-def _finish(
-    frames: Any, ready: Ready, encoder: encoders.Encoder, how: dict[str, Any]
-) -> dict[str, Any]:
+def _finish(frames: Any, ready: Ready, encoder: encoders.Encoder, how: dict[str, Any]) -> dict[str, Any]:
     if isinstance(frames, str):
         return _failed("encoder_failed", frames)
     if not len(frames):
@@ -144,8 +145,11 @@ def _finish(
     if not np.isfinite(frames).all():
         return _failed("not_finite", f"{encoder.name}: NaN or infinite")
     if how["level"] == "frame":
-        return {"vectors": list(np.asarray(frames, np.float32)), "times": _times(ready, len(frames)),
-                "n_frames": len(frames)}  # fmt: skip
+        return {
+            "vectors": list(np.asarray(frames, np.float32)),
+            "times": _times(ready, len(frames)),
+            "n_frames": len(frames),
+        }
     vector = encoders.pool(frames, how["pooling"], encoder.normalise)
     return {"vector": vector, "n_frames": len(frames)}
 

@@ -160,11 +160,7 @@ def _row(text: str, key: str, entry: dict[str, str], labels: list[str], model: s
         "problem": entry["problem"] or None,
     }
     if entry["problem"]:
-        return (
-            row
-            | {"status": "refused", "cues": None, "reading": None}
-            | {f"p_{name}": None for name in labels}
-        )
+        return row | {"status": "refused", "cues": None, "reading": None} | {f"p_{name}": None for name in labels}
     answer = parse(entry["raw"], labels)
     shares = {f"p_{name}": answer.distribution[name] for name in labels}
     return row | {"status": "ok", "cues": "; ".join(answer.cues), "reading": answer.reading} | shares

@@ -146,11 +146,13 @@ def _counts(clips: pd.DataFrame) -> dict[str, str]:
     minutes = f"{known.sum() / 60:,.1f}" if len(known) else "unknown"
     spread = f"{sizes.min():,} to {sizes.max():,}, median {sizes.median():,.0f}"
     return {
-        "clips": f"{len(clips):,}", "labelled": f"{clips['label'].notna().sum():,}", "groups": f"{len(sizes):,}",
+        "clips": f"{len(clips):,}",
+        "labelled": f"{clips['label'].notna().sum():,}",
+        "groups": f"{len(sizes):,}",
         "clips per group": spread if sizes.min() < sizes.max() else f"{sizes.max():,}",
         "speakers": f"{clips['speaker'].nunique():,}",
         "minutes": minutes + (f" in {len(known):,} clips" if 0 < len(known) < len(clips) else ""),
-    }  # fmt: skip
+    }
 
 
 def missing(clips: pd.DataFrame) -> pd.DataFrame | Note:

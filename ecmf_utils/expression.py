@@ -169,9 +169,10 @@ def _lips(who: Identity, pose: dict[str, float]) -> dict[str, np.ndarray]:
     bow = 1.9 * np.exp(-((t / 0.16) ** 2)) * (1 - np.abs(t))
     curves = dict(
         outer_top=inner_top - 7.2 * full * (1 - np.abs(t) ** 1.7) + bow,
-        inner_top=inner_top, inner_low=inner_low,
+        inner_top=inner_top,
+        inner_low=inner_low,
         outer_low=inner_low + 9.2 * full * (1 - np.abs(t) ** 2.1),
-    )  # fmt: skip
+    )
     return {name: np.stack([t * half, y], 1) for name, y in curves.items()}
 
 

@@ -33,9 +33,7 @@ def _landmarker() -> Any:
     return dlib.shape_predictor(str(landmark_file()))
 
 
-def align(
-    frame: np.ndarray, box: np.ndarray, how: dict[str, Any]
-) -> tuple[np.ndarray | None, np.ndarray]:
+def align(frame: np.ndarray, box: np.ndarray, how: dict[str, Any]) -> tuple[np.ndarray | None, np.ndarray]:
     """Cut one face out of a frame.
 
     Parameters

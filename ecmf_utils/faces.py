@@ -61,10 +61,17 @@ def recipe(
     """
     points = "5-point" if aligned and landmark_file() else "box"
     return {
-        "detector": "dlib-hog", "alignment": points, "every_s": every_s, "max_frames": max_frames,
-        "max_side": max_side, "margin": margin, "size": size, "upsample": upsample,
-        "scores": [LOWEST_SCORE, PEAK_SCORE, MIN_FRAMES], "version": VERSION,
-    }  # fmt: skip
+        "detector": "dlib-hog",
+        "alignment": points,
+        "every_s": every_s,
+        "max_frames": max_frames,
+        "max_side": max_side,
+        "margin": margin,
+        "size": size,
+        "upsample": upsample,
+        "scores": [LOWEST_SCORE, PEAK_SCORE, MIN_FRAMES],
+        "version": VERSION,
+    }
 
 
 def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -111,9 +118,7 @@ def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.
     return rows, np.stack(crops)
 
 
-def _sample(
-    path: Path | str, info: dict[str, Any], how: dict[str, Any]
-) -> tuple[np.ndarray, np.ndarray, str | None]:
+def _sample(path: Path | str, info: dict[str, Any], how: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str | None]:
     """Distinct frames of a clip, their times, and a line when they are farther apart than asked for."""
     wanted = max(1, min(round(info["duration_s"] / how["every_s"]), info["n_frames"]))
     count = min(wanted, how["max_frames"])
@@ -168,9 +173,7 @@ def per_clip(found: pd.DataFrame) -> pd.DataFrame:
         sampled ones, `people`, and the mean `quality` and width `w` (px) of the main face.
     """
     main = found[(found["status"] == "ok") & (found["track"] == 0)]
-    means = main.groupby("clip_id").agg(
-        frames=("frame", "count"), quality=("quality", "mean"), w=("w", "mean")
-    )
+    means = main.groupby("clip_id").agg(frames=("frame", "count"), quality=("quality", "mean"), w=("w", "mean"))
     first = found.drop_duplicates("clip_id").set_index("clip_id")
     state = first["status"].map({"ok": "face", "missing": "none", "failed": "failed"})
     table = first[["problem", "people", "n_sampled"]].assign(state=state).join(means)

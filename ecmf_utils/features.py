@@ -20,10 +20,25 @@ from .store import Store, each, filled, in_steps, opened, pooled, shard_files
 from .vectors import VectorFile
 
 __all__ = [
-    "Features", "encode_row", "extract", "folder", "frames", "load", "matrix", "named", "read_audio", "read_face",
-    "read_scene", "read_text", "recipe", "select", "selected", "status_table",
-    "take", "text_rows",
-]  # fmt: skip
+    "Features",
+    "encode_row",
+    "extract",
+    "folder",
+    "frames",
+    "load",
+    "matrix",
+    "named",
+    "read_audio",
+    "read_face",
+    "read_scene",
+    "read_text",
+    "recipe",
+    "select",
+    "selected",
+    "status_table",
+    "take",
+    "text_rows",
+]
 
 PART = 32  # clips that are encoded, and written, at a time
 LEVELS = ("utterance", "frame")

@@ -76,9 +76,15 @@ class FirstStage:
         return {branch: head.axes.shape[1] for branch, head in self.heads_.items()}
 
     def fit(
-        self, features, scaler: Scaler, rows: np.ndarray, targets: np.ndarray, weights: np.ndarray,
-        groups: np.ndarray, seed: int,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        features,
+        scaler: Scaler,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        groups: np.ndarray,
+        seed: int,
+    ) -> np.ndarray:
         """Learn from the given rows.
 
         Parameters
@@ -130,8 +136,15 @@ def _head(
 ) -> tuple[BranchHead, np.ndarray, Choice]:
     n_classes = targets.shape[1]
     if len(np.unique(folds)) < 2:  # nothing can be held out: the branch says nothing
-        return BranchHead(np.zeros((x.shape[1], 1), np.float32), np.zeros((1, n_classes), np.float32),
-                          np.zeros(n_classes, np.float32)), np.zeros((len(x), n_classes)), Choice(1, 1.0)  # fmt: skip
+        return (
+            BranchHead(
+                np.zeros((x.shape[1], 1), np.float32),
+                np.zeros((1, n_classes), np.float32),
+                np.zeros(n_classes, np.float32),
+            ),
+            np.zeros((len(x), n_classes)),
+            Choice(1, 1.0),
+        )
     axes, values = principal_axes(x, min(most, max(AXES)))
     z = np.hstack([np.ones((len(x), 1)), x @ axes])
     whole = _normal(z, targets, weights)

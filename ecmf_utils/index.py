@@ -58,9 +58,7 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
         "footer": footer(),
     }
     loader = FileSystemLoader(str(TEMPLATES))
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     text = environment.get_template("index.html.j2").render(context)
     relink(reports_dir(profile))
     write_json(reports_dir(profile) / "results.json", results)
@@ -195,9 +193,7 @@ def _notebooks(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(found.values())
 
 
-def _pages(
-    profile: str, records: list[dict[str, Any]], order: Sequence[str]
-) -> list[dict[str, Any]]:
+def _pages(profile: str, records: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
     pages = [_page(profile, runs) for runs in _notebooks(records)]
     run = {_whole(record) for record in records}
     for name in order:

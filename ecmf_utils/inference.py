@@ -20,9 +20,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 def check_layers(layers: str) -> None:
     """Refuse a choice of layers that nobody defined."""
     if not LAYERS.fullmatch(layers):
-        raise EcmfError(
-            f"layers={layers!r} is unknown; expected last, sum-last-N, mean-last-N, layer-K or projected"
-        )
+        raise EcmfError(f"layers={layers!r} is unknown; expected last, sum-last-N, mean-last-N, layer-K or projected")
 
 
 def choose_device(device: str) -> str:

@@ -99,14 +99,26 @@ def kernel_manager(log: Path, folder: str) -> type:
 
     class OwnKernel(AsyncKernelManager):
         kernel_spec = KernelSpec(
-            argv=[sys.executable, "-c", BOOT, "-f", "{connection_file}",
-                  "--HistoryManager.enabled=False", "--log-level=ERROR"],
-            env={"ECMF_BATCH": "1", "ECMF_RUNNER": str(os.getpid()), "PYTHONHASHSEED": "0",
-                 "PYTHONPATH": path, "ECMF_KERNEL_LOG": str(log.absolute()),
-                 "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            argv=[
+                sys.executable,
+                "-c",
+                BOOT,
+                "-f",
+                "{connection_file}",
+                "--HistoryManager.enabled=False",
+                "--log-level=ERROR",
+            ],
+            env={
+                "ECMF_BATCH": "1",
+                "ECMF_RUNNER": str(os.getpid()),
+                "PYTHONHASHSEED": "0",
+                "PYTHONPATH": path,
+                "ECMF_KERNEL_LOG": str(log.absolute()),
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            },
             display_name="Python 3",
             language="python",
-        )  # fmt: skip
+        )
 
         @default("transport")
         def _own_transport(self) -> str:
@@ -130,9 +142,7 @@ def put_banner(copy: Path) -> str:
         content = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     codes = [c for c in content["cells"] if c["cell_type"] == "code" and c["source"]]
     # a cell that dies at once has no execution count, but papermill noted when it began
-    began = [
-        n for n, c in enumerate(codes, 1) if c["metadata"].get("papermill", {}).get("start_time")
-    ]
+    began = [n for n, c in enumerate(codes, 1) if c["metadata"].get("papermill", {}).get("start_time")]
     cell = f"cell In [{max(began, default=1)}]"
     text = (
         f"> **This run did not finish: the kernel died in {cell}.** What stands below it was never "

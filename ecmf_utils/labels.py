@@ -131,29 +131,31 @@ def decide(
     weighted = (given >= 0) & ~changed & ~dropped & (doubted | (best != given))
     action = np.select(
         [changed, added, dropped, weighted, given >= 0],
-        ["changed", "added", "dropped", "weighted", "kept"], "",
-    )  # fmt: skip
+        ["changed", "added", "dropped", "weighted", "kept"],
+        "",
+    )
     weight = np.select(  # a doubted label keeps half its say: most doubted labels are right
         [action == "kept", action == "weighted", action == "changed", action == "added"],
-        [1.0, (1 + confidence) / 2, confidence, PSEUDO_WEIGHT * confidence], 0.0,
-    )  # fmt: skip
+        [1.0, (1 + confidence) / 2, confidence, PSEUDO_WEIGHT * confidence],
+        0.0,
+    )
     votes = {name: p for name, p in found.items() if name != "given"}
     names = [*labels, None]
-    table = pd.DataFrame({
-        "given": pd.Series([names[i] if i >= 0 else None for i in given], dtype=object),
-        "refined": pd.Series(
-            [None if d or r < 0 else names[r] for r, d in zip(refined, dropped, strict=True)],
-            dtype=object,
-        ),
-        "confidence": confidence,
-        "action": action,
-        "weight": weight,
-        "why": [_why(i, votes, action[i], given[i], best[i], posterior[i], labels)
-                for i in range(len(given))],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "given": pd.Series([names[i] if i >= 0 else None for i in given], dtype=object),
+            "refined": pd.Series(
+                [None if d or r < 0 else names[r] for r, d in zip(refined, dropped, strict=True)],
+                dtype=object,
+            ),
+            "confidence": confidence,
+            "action": action,
+            "weight": weight,
+            "why": [_why(i, votes, action[i], given[i], best[i], posterior[i], labels) for i in range(len(given))],
+        }
+    )
     shown = {"p": posterior, **{f"s_{name}": p for name, p in found.items()}}
-    wide = [pd.DataFrame(p, columns=[f"{key}_{label}" for label in labels])
-            for key, p in shown.items()]  # fmt: skip
+    wide = [pd.DataFrame(p, columns=[f"{key}_{label}" for label in labels]) for key, p in shown.items()]
     return pd.concat([table, *wide], axis=1)
 
 
@@ -168,10 +170,11 @@ def reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     rows = refined[(refined["for_fold"] == NONE_HELD_OUT) & (refined["action"] != "added")]
     end = f"_{labels[0]}"
     names = [
-        name for column in rows
+        name
+        for column in rows
         if column == f"s_{(name := column[2 : -len(end)])}{end}"
         and all(f"s_{name}_{label}" in rows for label in labels)  # one label may end another
-    ]  # fmt: skip
+    ]
     table = {}
     for name in names:
         p = rows[[f"s_{name}_{label}" for label in labels]].to_numpy(float)
@@ -204,9 +207,7 @@ def _why(i: int, votes: dict, action: str, given: int, best: int, posterior, lab
     label = given if action in ("kept", "weighted", "dropped") else best
     said = [name for name, p in spoke.items() if p.argmax() == label]
     who = f" ({', '.join(said)})" if said else ""
-    count = (
-        f"{len(said)} of {len(spoke)} sources say {labels[label]}{who}, p {posterior[label]:.2f}"
-    )
+    count = f"{len(said)} of {len(spoke)} sources say {labels[label]}{who}, p {posterior[label]:.2f}"
     doubt = f"confident learning doubts the given label {labels[max(given, 0)]}"
     instead = f"all together favour {labels[best]}, p {posterior[best]:.2f}"
     return {

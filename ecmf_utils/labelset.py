@@ -41,9 +41,7 @@ def table(values: pd.Series, labels: Sequence[str], label_map: Mapping[str, str 
     return pd.DataFrame(rows, columns=["found", "becomes", "how", "clips"]).astype({"becomes": object})
 
 
-def _fate(
-    found: str, labels: Sequence[str], label_map: Mapping[str, str | None]
-) -> tuple[str | None, str]:
+def _fate(found: str, labels: Sequence[str], label_map: Mapping[str, str | None]) -> tuple[str | None, str]:
     if found in label_map:
         target = label_map[found]
         return target, "dropped" if target is None else "same" if target == found else "mapped"
@@ -79,9 +77,7 @@ def apply(
     return rows[how != "dropped"].reset_index(drop=True), fates
 
 
-def _without(
-    rows: pd.DataFrame, lost: pd.Series, labels: Sequence[str], found: Findings, where: str
-) -> pd.DataFrame:
+def _without(rows: pd.DataFrame, lost: pd.Series, labels: Sequence[str], found: Findings, where: str) -> pd.DataFrame:
     """The rows whose label nobody knows, marked and no longer to be learned from."""
     rows = rows.assign(problem=rows["problem"].astype(object) if "problem" in rows else None)
     for row in rows[lost].to_dict("records"):

@@ -30,9 +30,13 @@ Prints = Mapping[str, bytes] | pd.Series | None
 
 
 def shared(
-    clips: pd.DataFrame, folds: pd.DataFrame | None, prints: Prints = None, *,
-    min_words: int = MIN_WORDS, min_han: int = MIN_HAN,
-) -> pd.DataFrame:  # fmt: skip
+    clips: pd.DataFrame,
+    folds: pd.DataFrame | None,
+    prints: Prints = None,
+    *,
+    min_words: int = MIN_WORDS,
+    min_han: int = MIN_HAN,
+) -> pd.DataFrame:
     """Everything that clips of different splits, or of different folds, have in common.
 
     Chance and design play a part: actors read the same few sentences, and people say the same short things,
@@ -87,9 +91,13 @@ def summary(shared: pd.DataFrame) -> pd.DataFrame:
 
 
 def merge_groups(
-    clips: pd.DataFrame, kinds: Sequence[str], prints: Prints = None, *,
-    min_words: int = MIN_WORDS, min_han: int = MIN_HAN,
-) -> tuple[pd.DataFrame, int]:  # fmt: skip
+    clips: pd.DataFrame,
+    kinds: Sequence[str],
+    prints: Prints = None,
+    *,
+    min_words: int = MIN_WORDS,
+    min_han: int = MIN_HAN,
+) -> tuple[pd.DataFrame, int]:
     """Make one group of all groups whose clips share something, so that no fold comes between them.
 
     To be done before the folds are made. Splits stay as they are: an official test split keeps what it shares

@@ -23,7 +23,7 @@ from .optimisation import (
     reproducible,
     schedule,
     set_rate,
-)  # fmt: skip
+)
 from .paths import EcmfError, show
 from .rows import balanced, check_rows, check_settings, inner_split
 
@@ -134,9 +134,7 @@ class TorchClassifier:
             Speaker or source; early stopping sets whole groups aside.
         """
         targets, weights = check_rows(features, targets, weights)
-        self.train_rows_, self.inner_rows_ = inner_split(
-            targets, weights, groups, self.inner_fraction, seed
-        )
+        self.train_rows_, self.inner_rows_ = inner_split(targets, weights, groups, self.inner_fraction, seed)
         if self.class_balance:
             weights = balanced(weights, targets)
         with reproducible(seed, self.threads):
@@ -229,9 +227,7 @@ class TorchClassifier:
         for epoch in range(epochs):
             losses = []
             self.module_.train()
-            for i, picked in enumerate(
-                torch.randperm(len(train), generator=order).tensor_split(n_batches)
-            ):
+            for i, picked in enumerate(torch.randperm(len(train), generator=order).tensor_split(n_batches)):
                 set_rate(optimiser, schedule((epoch + i / n_batches) / self.epochs, self.warmup))
                 rows = self._tensor(train[picked.numpy()])
                 losses.append(self._step(optimiser, x, present, said, targets, weights, rows))

@@ -99,9 +99,7 @@ class Softmax:
         return softmax(self.logits(x), axis=1)
 
 
-def softmax_regression(
-    x: np.ndarray, targets: np.ndarray, weights: np.ndarray, strength: float
-) -> Softmax:
+def softmax_regression(x: np.ndarray, targets: np.ndarray, weights: np.ndarray, strength: float) -> Softmax:
     """Minimise the weighted cross-entropy against soft targets plus |coef|^2 / (2 strength).
 
     Parameters
@@ -188,9 +186,7 @@ def group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> n
     kind = StratifiedGroupKFold if n_groups < len(y) else StratifiedKFold  # the former takes seconds for thousands
     splitter = kind(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a class rarer than the folds is no mistake here
+        warnings.simplefilter("ignore", UserWarning)  # a class rarer than the folds is no mistake here
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(y)), y, groups)):
             folds[held_out] = fold
     return folds
@@ -251,8 +247,7 @@ def _still(deviation: np.ndarray) -> float:
 def _branch(features, branch: str) -> np.ndarray:
     if branch not in features.x:
         raise EcmfError(
-            f"branch {branch} is not among the features ({', '.join(features.x)}); "
-            "extract it, or train without it"
+            f"branch {branch} is not among the features ({', '.join(features.x)}); extract it, or train without it"
         )
     return features.x[branch]
 

@@ -38,9 +38,7 @@ ATTRIBUTES = {
 }
 # no `background` or `content`: both may name a file
 STYLES = ["background-color", "color", "font-weight", "text-align", "width", "white-space"]
-NUMBER = re.compile(
-    r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|<NA>|–|"
-)
+NUMBER = re.compile(r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|<NA>|–|")
 ABSENT = re.compile(r"^\s*(NaN|<NA>)\s*$")  # what pandas writes where there is nothing
 SHORT_NAME = 25  # letters of the name of a row that stay in one line
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -72,9 +70,7 @@ def anchor(text: str) -> str:
 
 def markdown(source: str) -> str:
     """Markdown, from us or from data, as safe HTML."""
-    render = mistune.create_markdown(
-        renderer=_Renderer(escape=True), plugins=["strikethrough", "table", "def_list"]
-    )
+    render = mistune.create_markdown(renderer=_Renderer(escape=True), plugins=["strikethrough", "table", "def_list"])
     return arrange_tables(render(source))
 
 

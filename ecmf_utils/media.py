@@ -13,8 +13,7 @@ import numpy as np
 from . import endings, paths
 from .clipwriter import write_clip
 
-__all__ = ["PROBLEMS", "MediaError", "frame_times", "probe", "read_audio", "read_frames", "resolve",
-           "write_clip"]  # fmt: skip
+__all__ = ["PROBLEMS", "MediaError", "frame_times", "probe", "read_audio", "read_frames", "resolve", "write_clip"]
 
 # every code that may stand in a `problem` column, with the sentence that a report shows
 PROBLEMS = {
@@ -98,18 +97,14 @@ def probe(path: Path | str) -> dict[str, Any]:
     return found
 
 
-def frame_times(
-    duration_s: float, count: int | None = None, rate: float | None = None
-) -> np.ndarray:
+def frame_times(duration_s: float, count: int | None = None, rate: float | None = None) -> np.ndarray:
     """Times (F,) in seconds at the middle of equal parts: `count` of them, or `rate` per second."""
     if count is None:
         count = max(1, round(duration_s * (rate or 1.0)))
     return (np.arange(count) + 0.5) * max(duration_s, 0.0) / count
 
 
-def read_frames(
-    path: Path | str, times: Iterable[float], max_side: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def read_frames(path: Path | str, times: Iterable[float], max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Decode once and take, for each time, the frame that is on screen then.
 
     Parameters

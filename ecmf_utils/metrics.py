@@ -250,15 +250,9 @@ def _t_interval(observed: float, spread: float, k: int) -> list[float]:
 def _checked(y, proba) -> tuple[np.ndarray, np.ndarray]:
     y, proba = np.asarray(y), np.asarray(proba, dtype=float)
     if proba.ndim != 2 or len(y) != len(proba) or not len(y):
-        raise EcmfError(
-            f"cannot score {y.shape} labels against probabilities of shape {proba.shape}"
-        )
+        raise EcmfError(f"cannot score {y.shape} labels against probabilities of shape {proba.shape}")
     if not np.isfinite(proba).all():
-        raise EcmfError(
-            "cannot score: some probabilities are not finite; score only predicted clips"
-        )
+        raise EcmfError("cannot score: some probabilities are not finite; score only predicted clips")
     if y.min() < 0 or y.max() >= proba.shape[1]:
-        raise EcmfError(
-            f"cannot score: labels must be 0 to {proba.shape[1] - 1}, found {y.min()} to {y.max()}"
-        )
+        raise EcmfError(f"cannot score: labels must be 0 to {proba.shape[1] - 1}, found {y.min()} to {y.max()}")
     return y.astype(int), proba

@@ -22,8 +22,11 @@ def mark_bad_names(rows: pd.DataFrame, found: Findings) -> pd.DataFrame:
         why = f"the name {name!r} has {odd}" if isinstance(name, str) else "the name is empty"
         found.add("bad_id", file, f"{why}; the row is not used", row=row)
         rows.loc[i, ["clip_id", "status", "problem", "detail"]] = [
-            safe_name(name, row), "failed", "bad_id", place(file, row, why)
-        ]  # fmt: skip
+            safe_name(name, row),
+            "failed",
+            "bad_id",
+            place(file, row, why),
+        ]
     return rows
 
 

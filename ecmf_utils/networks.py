@@ -149,9 +149,15 @@ class Misa(nn.Module):
     """
 
     def __init__(
-        self, dims: dict[str, int], n_classes: int, hidden: int = 64, dropout: float = 0.5,
-        similarity: float = 1.0, difference: float = 0.3, reconstruction: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        dims: dict[str, int],
+        n_classes: int,
+        hidden: int = 64,
+        dropout: float = 0.5,
+        similarity: float = 1.0,
+        difference: float = 0.3,
+        reconstruction: float = 1.0,
+    ) -> None:
         super().__init__()
         if hidden % 2:
             raise EcmfError(f"misa: hidden={hidden}: expected an even number, for its two attention heads")
@@ -214,9 +220,15 @@ class InfoMax(Encoded):
     """
 
     def __init__(
-        self, dims: dict[str, int], n_classes: int, hidden: int = 64, dropout: float = 0.5, anchor: str = "text",
-        between: float = 0.01, fused: float = 0.1,
-    ) -> None:  # fmt: skip
+        self,
+        dims: dict[str, int],
+        n_classes: int,
+        hidden: int = 64,
+        dropout: float = 0.5,
+        anchor: str = "text",
+        between: float = 0.01,
+        fused: float = 0.1,
+    ) -> None:
         if hidden < 2:
             raise EcmfError(f"mmim: hidden={hidden}: expected at least 2")
         super().__init__(dims, hidden, dropout)

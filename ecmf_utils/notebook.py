@@ -142,9 +142,7 @@ def _need_upstream(name: str, profile: str, train_profile: str = "") -> None:
 
 def _build(needed: str, profile: str, name: str) -> None:
     command = [sys.executable, "-m", "ecmf_utils.cli", "run", needed, "--profile", profile]
-    done = subprocess.run(
-        command, env=child_env(ECMF_BUILDING=profile), capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=child_env(ECMF_BUILDING=profile), capture_output=True, text=True)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         raise EcmfError(f"{name} needs {needed}, which failed: {lines[-1]}")
@@ -160,9 +158,7 @@ def child_env(**more: str) -> dict[str, str]:
 
 def _tell(line: str) -> None:
     """Show a passing line that the notebook's saved outputs do not keep; nothing under pytest."""
-    if {"PYTEST_VERSION", "ECMF_BATCH"} & os.environ.keys() or os.environ.get(
-        "TQDM_DISABLE"
-    ) == "1":
+    if {"PYTEST_VERSION", "ECMF_BATCH"} & os.environ.keys() or os.environ.get("TQDM_DISABLE") == "1":
         return
     if "ipykernel" in sys.modules:
         from IPython.display import clear_output

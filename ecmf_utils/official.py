@@ -76,10 +76,21 @@ class Clips(Dataset):
 
 
 def cross_validate(
-    data: Features, y: np.ndarray, test: Features, n_classes: int, *, seed: int = 0, n_folds: int = FOLDS,
-    epochs: int = 100, batch_size: int = BATCH, hidden: int = HIDDEN, dropout: float = DROPOUT, lr: float = LR,
-    threads: int = 1, folds: Iterable[int] | None = None,
-) -> OfficialRun:  # fmt: skip
+    data: Features,
+    y: np.ndarray,
+    test: Features,
+    n_classes: int,
+    *,
+    seed: int = 0,
+    n_folds: int = FOLDS,
+    epochs: int = 100,
+    batch_size: int = BATCH,
+    hidden: int = HIDDEN,
+    dropout: float = DROPOUT,
+    lr: float = LR,
+    threads: int = 1,
+    folds: Iterable[int] | None = None,
+) -> OfficialRun:
     """Run the protocol.
 
     Parameters

@@ -41,9 +41,7 @@ def choose_device(name: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise EcmfError(f"device {name!r}: expected auto, cpu, cuda or cuda:1")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EcmfError(
-            "device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto"
-        )
+        raise EcmfError("device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto")
     if ":" in name and int(name.partition(":")[2]) >= (known := torch.cuda.device_count()):
         raise EcmfError(f"device {name} was asked for, but torch finds {known} CUDA GPUs, cuda:0 to cuda:{known - 1}")
     return name
@@ -78,10 +76,7 @@ def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[
         decays = parameter.ndim > 1 and "embedding" not in name
         if parameter.requires_grad:
             groups.setdefault((lr * factor, weight_decay if decays else 0.0), []).append(parameter)
-    return [
-        {"params": params, "top": top, "weight_decay": decay}
-        for (top, decay), params in groups.items()
-    ]
+    return [{"params": params, "top": top, "weight_decay": decay} for (top, decay), params in groups.items()]
 
 
 def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:

@@ -93,9 +93,7 @@ def _exporter() -> Any:
     config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
     config.NbConvertBase.display_data_priority = DISPLAYED
     config.CSSHTMLHeaderPreprocessor.enabled = False
-    exporter = HTMLExporter(
-        config=config, template_name="ecmf", extra_template_basedirs=[str(TEMPLATES)]
-    )
+    exporter = HTMLExporter(config=config, template_name="ecmf", extra_template_basedirs=[str(TEMPLATES)])
     for name in ("clean", "code", "console", "svg_uri", "unquoted"):
         exporter.register_filter(name, getattr(markup, name))
     exporter.register_filter("safe_markdown", markup.markdown)
@@ -106,18 +104,14 @@ def _exporter() -> Any:
 def _take_title(notebook: Any) -> str | None:
     """Remove the first heading, which the header of the page shows, and return it."""
     for cell in notebook.cells:
-        found = (
-            re.search(r"^#\s+(.+)$", cell.source, re.M) if cell.cell_type == "markdown" else None
-        )
+        found = re.search(r"^#\s+(.+)$", cell.source, re.M) if cell.cell_type == "markdown" else None
         if found:
             cell.source = cell.source.replace(found[0], "", 1).lstrip()
             return found[1].strip()
     return None
 
 
-def _about_page(
-    notebook: Any, profile: str, name: str, run: dict[str, Any], order: Sequence[str]
-) -> dict[str, Any]:
+def _about_page(notebook: Any, profile: str, name: str, run: dict[str, Any], order: Sequence[str]) -> dict[str, Any]:
     from . import markup
 
     by_tag = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
@@ -173,9 +167,7 @@ def run_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     if run.get("device"):
         facts.append(("device", str(run["device"])))
     if run.get("commit"):
-        facts.append(
-            ("commit", str(run["commit"])[:10] + (" + changes" if run.get("dirty") else ""))
-        )
+        facts.append(("commit", str(run["commit"])[:10] + (" + changes" if run.get("dirty") else "")))
     return facts
 
 

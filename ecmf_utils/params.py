@@ -76,9 +76,7 @@ def load_profile(name: str) -> dict[str, Any]:
     """
     profile = _merged(name, ())
     where = f"profile {name}"
-    profile["notebooks"] = {
-        _notebook(nb, where): settings for nb, settings in profile["notebooks"].items()
-    }
+    profile["notebooks"] = {_notebook(nb, where): settings for nb, settings in profile["notebooks"].items()}
     _check_names(profile, where)
     return {"name": name, **profile}
 
@@ -88,9 +86,15 @@ def _merged(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise EcmfError(f"profile {name} extends itself: {' -> '.join((*seen, name))}")
     own = _read(name)
     base: dict[str, Any] = {
-        "description": "", "labels": list(LABELS), "label_map": {}, "branches": list(BRANCHES),
-        "features": {}, "labelled": True, "all": {}, "notebooks": {},
-    }  # fmt: skip
+        "description": "",
+        "labels": list(LABELS),
+        "label_map": {},
+        "branches": list(BRANCHES),
+        "features": {},
+        "labelled": True,
+        "all": {},
+        "notebooks": {},
+    }
     if parent := own.get("extends"):
         base = _merged(parent, (*seen, name))
     notebooks = {nb: dict(settings) for nb, settings in base["notebooks"].items()}
@@ -118,9 +122,7 @@ def _read(name: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise EcmfError(
-            f"{show(path)}{line}: not valid YAML ({getattr(error, 'problem', error)})"
-        ) from None
+        raise EcmfError(f"{show(path)}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
     return _checked({} if content is None else content, show(path))
 
 
@@ -138,9 +140,7 @@ def _checked(content: Any, where: str) -> dict[str, Any]:
             raise EcmfError(f"{where}: {key} names something twice: {value!r}")
     for nb, settings in (content.get("notebooks") or {}).items():
         if not isinstance(settings, dict | None):
-            raise EcmfError(
-                f"{where}: notebooks: {nb}: expected `name: value` lines, found {settings!r}"
-            )
+            raise EcmfError(f"{where}: notebooks: {nb}: expected `name: value` lines, found {settings!r}")
     return content
 
 

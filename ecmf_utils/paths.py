@@ -211,9 +211,7 @@ def read_lines(path: Path | str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def write_parquet(
-    frame: pd.DataFrame | pa.Table, path: Path | str, metadata: dict[str, Any] | None = None
-) -> Path:
+def write_parquet(frame: pd.DataFrame | pa.Table, path: Path | str, metadata: dict[str, Any] | None = None) -> Path:
     """Write a table atomically, with the schema version and `metadata` in the file's own header."""
     table = frame
     if isinstance(frame, pd.DataFrame):

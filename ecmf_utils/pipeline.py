@@ -39,27 +39,17 @@ STEPS: dict[str, Step] = {
     ),
     "10_explore_corpus": Step("Explore the corpus", (START,), ("explore/summary.json",)),
     "20_detect_faces": Step("Detect faces", (START,), ("faces/faces.parquet",), threads=2),
-    "21_extract_face": Step(
-        "Extract face features", ("20_detect_faces",), ("features/face/selected.json",), "face"
-    ),
-    "22_extract_scene": Step(
-        "Extract scene features", (START,), ("features/scene/selected.json",), "scene"
-    ),
-    "23_extract_audio": Step(
-        "Extract audio features", (START,), ("features/audio/selected.json",), "audio"
-    ),
-    "24_extract_text": Step(
-        "Extract text features", (START,), ("features/text/selected.json",), "text"
-    ),
+    "21_extract_face": Step("Extract face features", ("20_detect_faces",), ("features/face/selected.json",), "face"),
+    "22_extract_scene": Step("Extract scene features", (START,), ("features/scene/selected.json",), "scene"),
+    "23_extract_audio": Step("Extract audio features", (START,), ("features/audio/selected.json",), "audio"),
+    "24_extract_text": Step("Extract text features", (START,), ("features/text/selected.json",), "text"),
     "30_enrich_text": Step(
         "Enrich the text with a language model",
         (START,),
         ("enriched/answers.parquet", "features/context/selected.json"),
         "context",
     ),
-    "40_refine_labels": Step(
-        "Refine the labels", ("branches",), ("labels/refined.parquet",), labelled=True
-    ),
+    "40_refine_labels": Step("Refine the labels", ("branches",), ("labels/refined.parquet",), labelled=True),
     "50_train_fusion": Step(
         "Train the fusion",
         ("branches", "40_refine_labels"),
@@ -67,12 +57,8 @@ STEPS: dict[str, Step] = {
         labelled=True,
         threads=2,
     ),
-    "51_compare_runs": Step(
-        "Compare the runs", ("50_train_fusion",), ("runs/scores.json",), labelled=True, threads=2
-    ),
-    "60_analyse_errors": Step(
-        "Analyse the errors", ("51_compare_runs",), ("errors/worst.parquet",), labelled=True
-    ),
+    "51_compare_runs": Step("Compare the runs", ("50_train_fusion",), ("runs/scores.json",), labelled=True, threads=2),
+    "60_analyse_errors": Step("Analyse the errors", ("51_compare_runs",), ("errors/worst.parquet",), labelled=True),
     "70_predict": Step(
         "Predict clips",
         ("50_train_fusion",),
@@ -181,11 +167,7 @@ def _selected(branch: str) -> str:
 
 def missing(nb: str, profile: str) -> list[str]:
     """The needed notebooks whose outputs are not all there, in the order to run them."""
-    return [
-        name
-        for name in needs(nb, profile)
-        if not all(path.exists() for path in writes(name, profile))
-    ]
+    return [name for name in needs(nb, profile) if not all(path.exists() for path in writes(name, profile))]
 
 
 def trained_elsewhere(values: Mapping[str, Any]) -> str:
@@ -212,8 +194,7 @@ def require(nb: str, profile: str, train_profile: str = "") -> None:
             continue
         absent = next(path for path in writes(name, profile) if not path.exists())
         raise EcmfError(
-            f"{nb} needs {show(absent)}: run `ecmf run {name} --profile {profile}` "
-            f"or `ecmf reproduce {profile}` first"
+            f"{nb} needs {show(absent)}: run `ecmf run {name} --profile {profile}` or `ecmf reproduce {profile}` first"
         )
 
 

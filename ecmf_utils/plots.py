@@ -39,10 +39,26 @@ from .theme import (
 )
 
 __all__ = [
-    "availability", "branch_colours", "branch_weights", "calibration", "class_balance", "class_f1",
-    "confusion", "contact_sheet", "curves", "distributions", "embedding", "emotion_colours",
-    "label_distributions", "noise", "refine_flow", "scores_forest", "set_theme", "subsets", "waveform_spectrogram",
-]  # fmt: skip
+    "availability",
+    "branch_colours",
+    "branch_weights",
+    "calibration",
+    "class_balance",
+    "class_f1",
+    "confusion",
+    "contact_sheet",
+    "curves",
+    "distributions",
+    "embedding",
+    "emotion_colours",
+    "label_distributions",
+    "noise",
+    "refine_flow",
+    "scores_forest",
+    "set_theme",
+    "subsets",
+    "waveform_spectrogram",
+]
 
 SPLITS = ("train", "test", "unlabelled")
 WINDOW_S, HOP_S = 0.025, 0.010  # the usual speech analysis window
@@ -83,9 +99,7 @@ def distributions(frame: pd.DataFrame, columns: Mapping[str, str], bins: int = 2
     """Histogram of each column; `columns` maps column name to axis title with unit: (0–1) spans that range."""
     wide = 2 if len(columns) in (2, 4) else min(3, len(columns))
     deep = -(-len(columns) // wide)
-    figure, axes = picture(
-        deep, wide, height=2.3 * deep, alt="Distribution of " + ", ".join(columns.values())
-    )
+    figure, axes = picture(deep, wide, height=2.3 * deep, alt="Distribution of " + ", ".join(columns.values()))
     for ax, (column, title) in zip(axes, columns.items(), strict=False):
         values = pd.to_numeric(frame[column], errors="coerce")
         known, lost = values.dropna(), int(values.isna().sum())
@@ -96,11 +110,7 @@ def distributions(frame: pd.DataFrame, columns: Mapping[str, str], bins: int = 2
             span = (0, 1) if share else None
             sns.histplot(known, bins=bins, binrange=span, discrete=whole, color=ACCENT, edgecolor="white", ax=ax)
             ax.axvline(known.median(), color=INK, lw=1.2, ls="--")
-            note = (
-                f"median {known.median():.3g}"
-                if known.nunique() > 1
-                else f"all {known.iloc[0]:.4g}"
-            )
+            note = f"median {known.median():.3g}" if known.nunique() > 1 else f"all {known.iloc[0]:.4g}"
             ax.margins(x=0.05 if share or known.nunique() > 1 else 2)
         note += f", {lost} missing" if lost else ""
         ax.set_title(note, fontweight="normal", fontsize=9)
@@ -136,9 +146,7 @@ def contact_sheet(
     for ax, image, caption in zip(axes, images, wrapped, strict=False):
         if image is None:
             ax.imshow(np.full((10, round(10 / max(ratios)), 3), 236, np.uint8))
-            ax.text(
-                0.5, 0.5, "withheld", ha="center", va="center", transform=ax.transAxes, fontsize=8
-            )
+            ax.text(0.5, 0.5, "withheld", ha="center", va="center", transform=ax.transAxes, fontsize=8)
         else:
             ax.imshow(image)
         ax.set_xlabel(caption, fontsize=8, labelpad=3)
@@ -152,9 +160,7 @@ def contact_sheet(
 
 
 def _wrap(caption: str, width: int, most: int = 3) -> str:
-    lines = [
-        line for part in str(caption).split("\n") for line in textwrap.wrap(part, width) or [""]
-    ]
+    lines = [line for part in str(caption).split("\n") for line in textwrap.wrap(part, width) or [""]]
     if len(lines) > most:
         lines = [*lines[: most - 1], lines[most - 1][: width - 1] + "…"]
     return "\n".join(lines).replace("$", r"\$")
@@ -176,9 +182,7 @@ def waveform_spectrogram(sound: np.ndarray, sample_rate: int, title: str = "") -
     wave.set(ylabel="amplitude", title=plain(title, 100))
     power, frame_times, bands = spectrogram(sound, sample_rate)
     power = DB_STEP * np.round(power / DB_STEP)
-    mesh = spectrum.pcolormesh(
-        frame_times, bands / 1000, power, cmap="magma", vmin=-80, vmax=0, rasterized=True
-    )
+    mesh = spectrum.pcolormesh(frame_times, bands / 1000, power, cmap="magma", vmin=-80, vmax=0, rasterized=True)
     spectrum.set(xlabel="time (s)", ylabel="frequency (kHz)")
     spectrum.grid(False)
     figure.colorbar(mesh, ax=spectrum, label="power (dB)", pad=0.01, aspect=15)
@@ -190,16 +194,12 @@ def spectrogram(sound: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, n
 
     window = int(WINDOW_S * rate)
     padded = np.pad(sound, (0, max(0, window - len(sound))))
-    bands, times, values = stft(
-        padded, rate, nperseg=window, noverlap=window - int(HOP_S * rate), nfft=1024
-    )
+    bands, times, values = stft(padded, rate, nperseg=window, noverlap=window - int(HOP_S * rate), nfft=1024)
     power = np.abs(values) ** 2
     return 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-10)), times, bands
 
 
-def embedding(
-    x: np.ndarray, labels_of_points: Sequence[str | None], labels: Sequence[str], title: str = ""
-) -> Figure:
+def embedding(x: np.ndarray, labels_of_points: Sequence[str | None], labels: Sequence[str], title: str = "") -> Figure:
     """First two principal components of x (N, D), standardised; a point without label is grey."""
     x = np.asarray(x, float)
     scaled = (x - x.mean(0)) / np.where(x.std(0) > 1e-9, x.std(0), 1)
@@ -234,9 +234,7 @@ def availability(table: pd.DataFrame) -> Figure:
     """Clips per branch by state; index branch, columns ok, missing, failed (counts)."""
     table = table.reindex(columns=["ok", "missing", "failed"], fill_value=0).fillna(0)
     colours = branch_colours(table.index)
-    figure, (ax,) = picture(
-        height=0.95 + 0.42 * len(table), alt="Clips with, without and failed, per branch"
-    )
+    figure, (ax,) = picture(height=0.95 + 0.42 * len(table), alt="Clips with, without and failed, per branch")
     left = np.zeros(len(table))
     for state, style in (
         ("ok", {}),
@@ -245,15 +243,11 @@ def availability(table: pd.DataFrame) -> Figure:
     ):
         own = {"color": [colours[b] for b in table.index]} if state == "ok" else style
         values = table[state].to_numpy(float)
-        ax.barh(
-            list(table.index), values, left=left, height=0.66, edgecolor="white", label=state, **own
-        )
+        ax.barh(list(table.index), values, left=left, height=0.66, edgecolor="white", label=state, **own)
         for row, (value, start) in enumerate(zip(values, left, strict=True)):
             if state == "ok" and value > 0.06 * table.sum(axis=1).max():
                 ink = "white" if dark(colours[table.index[row]]) else INK
-                ax.text(
-                    start + value / 2, row, f"{value:.0f} ok", ha="center", va="center", color=ink
-                )
+                ax.text(start + value / 2, row, f"{value:.0f} ok", ha="center", va="center", color=ink)
         left += values
     ends = [
         f" {m:.0f} missing, {f:.0f} failed" if m + f else ""

@@ -67,9 +67,7 @@ def encode(
         made = features.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])
-        x[branch] = (
-            np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
-        )
+        x[branch] = np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
     return features.Features([one["clip_id"]], x, present, dims)
 
 
@@ -94,9 +92,7 @@ def _reader(
         "text": features.read_text,
     }.get(branch)
     if reader is None:
-        raise EcmfError(
-            f"branch {branch!r}: a single clip can be encoded for scene, face, audio, text and context"
-        )
+        raise EcmfError(f"branch {branch!r}: a single clip can be encoded for scene, face, audio, text and context")
     return one, partial(reader, **how["extra"])
 
 

@@ -56,10 +56,18 @@ def mend_torchvision() -> bool:
 
 
 def load_transformers(
-    source: str, modality: str, layers: str, revision: str | None, device: str, precision: str,
-    budget: int, trust_remote_code: bool = False, max_tokens: int = MAX_TOKENS,
-    window_s: float = 30.0, overlap_s: float = 2.0,
-) -> dict[str, Any]:  # fmt: skip
+    source: str,
+    modality: str,
+    layers: str,
+    revision: str | None,
+    device: str,
+    precision: str,
+    budget: int,
+    trust_remote_code: bool = False,
+    max_tokens: int = MAX_TOKENS,
+    window_s: float = 30.0,
+    overlap_s: float = 2.0,
+) -> dict[str, Any]:
     """A transformers model as fields of an `Encoder`.
 
     Parameters
@@ -121,8 +129,12 @@ def _load(name: str, place: hub.Place, modality: str, precision: str, trust: boo
         prepare = getattr(transformers, READERS[modality]).from_pretrained(place.source, **options)
         part = "the encoder"
         model, told = transformers.AutoModel.from_pretrained(
-            place.source, dtype=dtype, weights_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, **options,  # told in one line below
+            place.source,
+            dtype=dtype,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,  # told in one line below
         )
     except Exception as error:  # hub, disk, format: transformers raises a dozen kinds
         raise EcmfError(f"{name}: {_reason(error, part)}") from error

@@ -111,9 +111,7 @@ def _claimed() -> Iterator[TextIO | None]:
         _shown = False
 
 
-def _tell(
-    course: Callable[[], tuple[float, float]], what: str, unit: str, file: TextIO, over: threading.Event
-) -> None:
+def _tell(course: Callable[[], tuple[float, float]], what: str, unit: str, file: TextIO, over: threading.Event) -> None:
     start, live = time.monotonic(), file.isatty()
     form = f"{{desc}}: {{percentage:3.0f}}% of {{total:.0f}} {unit} [{{elapsed}}<{{remaining}}]"
     while not over.wait(LIVE_INTERVAL_S if live else LOG_INTERVAL_S):

@@ -32,9 +32,7 @@ def _neck_mask(neck: float) -> np.ndarray:
 
 
 def _neck_colour(who: Identity, light: tuple[float, float, float], ambient: float, neck: float) -> np.ndarray:
-    round_off = np.clip(
-        0.95 - 0.42 * np.clip(np.abs(BX - 14 * np.sign(light[0])) / neck, 0, 1.2) ** 2, 0.2, 1
-    )
+    round_off = np.clip(0.95 - 0.42 * np.clip(np.abs(BX - 14 * np.sign(light[0])) / neck, 0, 1.2) ** 2, 0.2, 1)
     under_chin = 1 - 0.52 * (1 - ramp(104, 165, BY + 0.0016 * BX**2))
     tendons = 1 - 0.07 * np.exp(-(((np.abs(BX) - 0.16 * (215 - BY)) / 5) ** 2)) * ramp(130, 160, BY)
     return who.skin * ((ambient + (1 - ambient) * round_off) * under_chin * tendons)[..., None]
@@ -50,9 +48,7 @@ def _neck_hole(who: Identity, neck: float) -> np.ndarray:
     if who.neckline == "crew":
         return ramp(1.03, 0.97, np.sqrt((BX / (neck + 14)) ** 2 + ((BY - 164) / 26) ** 2))
     depth = 252 if who.neckline == "vee" else 226
-    return ramp(-1, 1, (neck + 18) * (1 - (BY - 160) / (depth - 160)) - np.abs(BX)) * ramp(
-        depth, depth - 4, BY
-    )
+    return ramp(-1, 1, (neck + 18) * (1 - (BY - 160) / (depth - 160)) - np.abs(BX)) * ramp(depth, depth - 4, BY)
 
 
 def _cloth_colour(
@@ -62,9 +58,7 @@ def _cloth_colour(
         rng.standard_normal((BODY_HEIGHT, BODY_WIDTH)).astype(np.float32), (0, 0), sigmaX=7, sigmaY=26
     )
     shade = 0.92 - 0.30 * (np.abs(BX - 40 * np.sign(light[0])) / 220) ** 2 + 0.035 * folds / folds.std()
-    shade = shade * (
-        1 - 0.30 * np.exp(-(((np.abs(BX) - 148 + 0.06 * (BY - 250)) / 6) ** 2)) * ramp(235, 265, BY)
-    )
+    shade = shade * (1 - 0.30 * np.exp(-(((np.abs(BX) - 148 + 0.06 * (BY - 250)) / 6) ** 2)) * ramp(235, 265, BY))
     shade = shade * (1 - 0.25 * (1 - ramp(160, 205, BY)) * (np.abs(BX) < 110))
     if who.neckline != "shirt":
         ring = np.abs(_neck_hole(who, 54) - 0.5) < 0.49
@@ -121,9 +115,7 @@ def _hand(layer: Layer, who: Identity, side: int) -> None:
         _finger(layer, who, (side * (17 + 18 * k), 46), (side * (17 + 18 * k + lean), top), 11.5)
 
 
-def _finger(
-    layer: Layer, who: Identity, start: tuple[float, float], end: tuple[float, float], radius: float
-) -> None:
+def _finger(layer: Layer, who: Identity, start: tuple[float, float], end: tuple[float, float], radius: float) -> None:
     """A finger: a capsule shaded as a cylinder, with a soft shadow beside it."""
     p, axis = np.float32(start), np.float32(end) - np.float32(start)
     along = np.clip(((X - p[0]) * axis[0] + (Y - p[1]) * axis[1]) / float(axis @ axis), 0, 1)
@@ -161,9 +153,7 @@ def paint_counter(picture: np.ndarray, top: float, camera: dict[str, Any]) -> np
     """A long table in the foreground that a far person stands behind."""
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
     depth = y - top - camera["dy"] + np.tan(np.deg2rad(camera["roll"])) * (picture.shape[1] / 2 - x)
-    wood = (
-        np.float32([128, 100, 76]) * (1.0 - 0.0022 * np.clip(depth, 0, 200) + 0.10 * (depth < 5))[..., None]
-    )
+    wood = np.float32([128, 100, 76]) * (1.0 - 0.0022 * np.clip(depth, 0, 200) + 0.10 * (depth < 5))[..., None]
     cover = ramp(-0.7, 0.7, depth)[..., None]
     return picture * (1 - cover) + wood * cover
 

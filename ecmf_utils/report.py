@@ -15,9 +15,16 @@ from .paths import EcmfError
 from .results import problems, verify, write_reference
 
 __all__ = [
-    "build_index", "frame_for_report", "problems", "sound_for_report", "text_for_report", "to_html",
-    "verify", "video_for_report", "write_reference",
-]  # fmt: skip
+    "build_index",
+    "frame_for_report",
+    "problems",
+    "sound_for_report",
+    "text_for_report",
+    "to_html",
+    "verify",
+    "video_for_report",
+    "write_reference",
+]
 
 MEDIA_POLICIES = ("none", "blurred", "full")
 WITHHELD = "(withheld)"

@@ -107,14 +107,10 @@ def problems(profile: str) -> pd.DataFrame:
 def _problems_in(path: Path, step: str) -> pd.DataFrame:
     frame = read_parquet(path, columns=["clip_id", "status", "problem", "detail"])
     state = frame["status"].astype(object) if "status" in frame else pd.Series("ok", frame.index)
-    told = (
-        frame["problem"].astype(object).where(frame["problem"].notna() & (frame["problem"] != ""))
-    )
+    told = frame["problem"].astype(object).where(frame["problem"].notna() & (frame["problem"] != ""))
     code = told.fillna(state.where(state != "ok"))
     detail = frame["detail"].astype(object) if "detail" in frame else None
-    table = pd.DataFrame(
-        {"clip_id": frame["clip_id"], "step": step, "code": code, "detail": detail}
-    )
+    table = pd.DataFrame({"clip_id": frame["clip_id"], "step": step, "code": code, "detail": detail})
     table = table[code.notna()].assign(code=lambda t: t["code"].astype(str).str.split(";"))
     table = table.explode("code")
     table["meaning"] = [PROBLEMS.get(one, str(one).replace("_", " ")) for one in table["code"]]
@@ -187,9 +183,7 @@ def write_reference(profile: str, tolerances: dict[str, float] | None = None) ->
     kept = {key: fresh[key] for key in ("schema_version", "profile", "clips")}
     figures = (*SCORE_KEYS, *SEED_KEYS)  # costs are another machine's
     kept["scores"] = [{key: row[key] for key in figures if key in row} for row in fresh["scores"]]
-    return paths.write_json(
-        reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept}
-    )
+    return paths.write_json(reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept})
 
 
 def verify(profile: str) -> list[str]:
@@ -206,9 +200,7 @@ def verify(profile: str) -> list[str]:
         The profile has no reference or has not been run.
     """
     if not reference_path(profile).exists():
-        raise EcmfError(
-            f"{reference_path(profile).name} does not exist: no reference for {profile}"
-        )
+        raise EcmfError(f"{reference_path(profile).name} does not exist: no reference for {profile}")
     reference, fresh = read_json(reference_path(profile)), _read_results(profile)
     allowed = TOLERANCES | reference.get("tolerances", {})
     lines = []

@@ -18,9 +18,14 @@ def subsets(table: pd.DataFrame) -> Figure:
     names = max(rows, key=len)
     colours = branch_colours(names)
     figure, (grid, scores) = picture(
-        1, 2, height=1.1 + 0.19 * len(rows), width=7.6, sharey=True, width_ratios=(0.14 * len(names), 1),
+        1,
+        2,
+        height=1.1 + 0.19 * len(rows),
+        width=7.6,
+        sharey=True,
+        width_ratios=(0.14 * len(names), 1),
         alt="Weighted F1 with each subset of the branches left",
-    )  # fmt: skip
+    )
     for at, there in enumerate(rows):
         found = [i for i, name in enumerate(names) if name in there]
         grid.plot(range(len(names)), [at] * len(names), "o", ms=5, color=MISSING, zorder=1)

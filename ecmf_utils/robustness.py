@@ -64,9 +64,10 @@ def noise_table(
     whole = training.predict_mean(estimators, features)[0]
     probas = [
         training.predict_mean(estimators, noised(features, row["branch"], row["noise"], seed))[0]
-        if row["noise"] else whole
+        if row["noise"]
+        else whole
         for row in rows
-    ]  # fmt: skip
+    ]
     return _scored(rows, probas, y, whole, clusters)
 
 

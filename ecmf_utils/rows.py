@@ -36,10 +36,12 @@ def check_kinds(where: str, settings: dict[str, Any], declared: dict[str, Any]) 
 def check_settings(where: str = "", **kinds: dict[str, float]) -> None:
     """One line about the first setting that is out of its range; `where` begins it."""
     ranges = {
-        "at_least_0": ("at least 0", lambda v: v >= 0), "at_least_1": ("at least 1", lambda v: v >= 1),
-        "below_1": ("at least 0 and below 1", lambda v: 0 <= v < 1), "above_0": ("above 0", lambda v: v > 0),
+        "at_least_0": ("at least 0", lambda v: v >= 0),
+        "at_least_1": ("at least 1", lambda v: v >= 1),
+        "below_1": ("at least 0 and below 1", lambda v: 0 <= v < 1),
+        "above_0": ("above 0", lambda v: v > 0),
         "at_most_half": ("0 to 0.5", lambda v: 0 <= v <= 0.5),
-    }  # fmt: skip
+    }
     for kind, values in kinds.items():
         words, allowed = ranges[kind]
         for name, value in values.items():
@@ -47,9 +49,7 @@ def check_settings(where: str = "", **kinds: dict[str, float]) -> None:
                 raise EcmfError(f"{where}{name}={value}: expected {words}")
 
 
-def inner_split(
-    targets, weights, groups, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def inner_split(targets, weights, groups, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to learn from and rows of other groups that stop training; weight 0: in neither."""
     used = np.flatnonzero(weights > 0)
     if fraction <= 0:
@@ -65,16 +65,12 @@ def check_rows(features, targets, weights) -> tuple[np.ndarray, np.ndarray]:
     targets, weights = np.asarray(targets, np.float32), np.asarray(weights, np.float32)
     n = len(features.clip_ids)
     if targets.ndim != 2 or len(targets) != n or weights.shape != (n,):
-        raise EcmfError(
-            f"{n} clips, but targets of shape {targets.shape} and weights of shape {weights.shape}"
-        )
+        raise EcmfError(f"{n} clips, but targets of shape {targets.shape} and weights of shape {weights.shape}")
     if not (weights > 0).any():
         raise EcmfError("no clip to train on: every weight is 0 or no clip has a label")
     used = targets[weights > 0]
     if not np.isfinite(used).all() or not np.allclose(used.sum(1), 1, atol=1e-3):
-        raise EcmfError(
-            "targets must be distributions: finite, and 1 in sum for every clip of weight > 0"
-        )
+        raise EcmfError("targets must be distributions: finite, and 1 in sum for every clip of weight > 0")
     return np.nan_to_num(targets), np.where(weights > 0, weights, 0).astype(np.float32)
 
 

@@ -93,7 +93,6 @@ def stopping(stop: Callable[[int, Any], NoReturn]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-
 class Run:
     """One execution: its record stands in `run.json` from the first moment on."""
 

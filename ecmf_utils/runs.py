@@ -172,21 +172,25 @@ def _score_row(
     groups, unit = clusters(problem.train_clips if split == "oof" else problem.clips, ids)
     interval = metrics.bootstrap_ci(y, proba, groups)
     found = {name: round(value, 4) for name, value in metrics.scores(y, proba).items()}
-    return {
-        "model": model,
-        "branches": problem.branches,
-        "labels": problem.trained_on,
-        "split": split,
-        "n": len(y),
-        "seeds": len(per_seed),
-        "weighted_f1": found["weighted_f1"],
-        "ci95": [round(v, 4) for v in interval.ci],
-        "ci_unit": unit if interval.unit == "groups" else interval.unit,
-        "accuracy": found["accuracy"],
-        "macro_f1": found["macro_f1"],
-        "ece": found["ece"],
-        "scored_on": scored_on,
-    } | _seed_spread(y, per_seed) | ({"train_profile": problem.train_profile} if problem.train_profile else {})
+    return (
+        {
+            "model": model,
+            "branches": problem.branches,
+            "labels": problem.trained_on,
+            "split": split,
+            "n": len(y),
+            "seeds": len(per_seed),
+            "weighted_f1": found["weighted_f1"],
+            "ci95": [round(v, 4) for v in interval.ci],
+            "ci_unit": unit if interval.unit == "groups" else interval.unit,
+            "accuracy": found["accuracy"],
+            "macro_f1": found["macro_f1"],
+            "ece": found["ece"],
+            "scored_on": scored_on,
+        }
+        | _seed_spread(y, per_seed)
+        | ({"train_profile": problem.train_profile} if problem.train_profile else {})
+    )
 
 
 def _seed_spread(y: np.ndarray, per_seed: list[np.ndarray]) -> dict[str, float]:
@@ -257,9 +261,7 @@ def save_predictions(
     """
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
-        raise EcmfError(
-            f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}"
-        )
+        raise EcmfError(f"predictions of {run}: role {unknown[0]!r} is not one of {', '.join(ROLES)}")
     table = pd.DataFrame({"clip_id": list(clip_ids), "role": list(roles)})
     table[[f"p_{label}" for label in labels]] = np.asarray(proba, float)
     table["predicted"] = np.array(list(labels), dtype=object)[np.asarray(proba).argmax(1)]

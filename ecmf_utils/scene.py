@@ -49,8 +49,18 @@ WALLS = np.array(
 
 def blend_look(emotion: str, intensity: float, rng: np.random.Generator) -> dict[str, float]:
     """The look of one clip: towards its emotion by `intensity`, with the chance of real rooms added."""
-    spread = dict(brightness=0.09, warmth=0.09, saturation=0.10, contrast=0.05, vignette=0.05,
-                  framing=0.05, drop=4.0, roll=0.7, shake=0.35, push=0.02)  # fmt: skip
+    spread = dict(
+        brightness=0.09,
+        warmth=0.09,
+        saturation=0.10,
+        contrast=0.05,
+        vignette=0.05,
+        framing=0.05,
+        drop=4.0,
+        roll=0.7,
+        shake=0.35,
+        push=0.02,
+    )
     rest, target, look = Look(), LOOKS[emotion], {}
     for name, width in spread.items():
         start = getattr(rest, name)
@@ -82,20 +92,16 @@ def film(who: Identity, plan: dict[str, Any], loudness: np.ndarray, rng: np.rand
     cameras = _camera(look, len(loudness), plan["hard_face"], rng)
     finish = _finish(look, rng)
     return np.stack(
-        [
-            finish(_picture(stage, pose, camera), f)
-            for f, (pose, camera) in enumerate(zip(poses, cameras, strict=True))
-        ]
+        [finish(_picture(stage, pose, camera), f) for f, (pose, camera) in enumerate(zip(poses, cameras, strict=True))]
     )
 
 
-def _build_stage(who: Identity, hard: str | None, look: dict[str, float], light: tuple[float, float, float],
-                 rng: np.random.Generator) -> dict[str, Any]:  # fmt: skip
+def _build_stage(
+    who: Identity, hard: str | None, look: dict[str, float], light: tuple[float, float, float], rng: np.random.Generator
+) -> dict[str, Any]:
     """Everything that does not move by itself during the clip."""
     ambient = 0.44 + 0.10 * (look["brightness"] - 1)
-    stage: dict[str, Any] = dict(
-        who=who, room=make_room(rng, light), hard=hard, x=WIDTH / 2 + float(rng.normal(0, 20))
-    )
+    stage: dict[str, Any] = dict(who=who, room=make_room(rng, light), hard=hard, x=WIDTH / 2 + float(rng.normal(0, 20)))
     if hard == "absent":
         return stage
     stage["head"] = avatar.make_head(who, light, ambient)
@@ -136,9 +142,7 @@ def _poses(plan: dict[str, Any], loudness: np.ndarray, rng: np.random.Generator)
     return poses
 
 
-def _camera(
-    look: dict[str, float], count: int, hard: str | None, rng: np.random.Generator
-) -> list[dict[str, float]]:
+def _camera(look: dict[str, float], count: int, hard: str | None, rng: np.random.Generator) -> list[dict[str, float]]:
     """Zoom, shift and tilt of the camera at each picture."""
     t = np.linspace(0, 1, count)
     eased = avatar.ramp(0.25, 0.55, t) if look["push"] > 0.1 else t

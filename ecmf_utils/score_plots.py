@@ -60,16 +60,17 @@ def branch_weights(
     """Fusion weights (N, B) of present branches (0 or NaN: absent), overall and by label y (N,)."""
     table = pd.DataFrame(np.asarray(weights, float), columns=list(branches)).replace(0.0, np.nan)
     figure, (spread, mean) = picture(
-        1, 2, height=1.3 + 0.36 * max(len(labels), len(branches)), width_ratios=(1.15, 1),
+        1,
+        2,
+        height=1.3 + 0.36 * max(len(labels), len(branches)),
+        width_ratios=(1.15, 1),
         alt="Fusion weight of each branch, overall and by label",
-    )  # fmt: skip
+    )
     _boxes(spread, table)
     spread.axvline(1 / len(branches), color=INK, ls=":", lw=1)
     spread.set(xlabel="weight (share of one clip; dotted: equal)", ylabel="", xlim=(0, None))
     by_label = table.groupby(pd.Series(list(y), dtype=object).to_numpy()).mean().reindex(labels)
-    sns.heatmap(
-        by_label, annot=True, fmt=".2f", cmap="Blues", vmin=0, cbar=False, linewidths=1, ax=mean
-    )
+    sns.heatmap(by_label, annot=True, fmt=".2f", cmap="Blues", vmin=0, cbar=False, linewidths=1, ax=mean)
     mean.set(title="mean by label", xlabel="", ylabel="")
     mean.tick_params(axis="y", rotation=0)
     mean.tick_params(axis="x", rotation=0 if len(branches) <= 5 else 40)
@@ -79,9 +80,13 @@ def branch_weights(
 def _boxes(ax: Axes, table: pd.DataFrame) -> None:
     columns = [table[name].dropna().to_numpy() for name in table]
     drawn = ax.boxplot(
-        columns, orientation="horizontal", widths=0.62, patch_artist=True,
-        medianprops={"color": INK, "lw": 1.6}, flierprops={"marker": ".", "ms": 2.5},
-    )  # fmt: skip
+        columns,
+        orientation="horizontal",
+        widths=0.62,
+        patch_artist=True,
+        medianprops={"color": INK, "lw": 1.6},
+        flierprops={"marker": ".", "ms": 2.5},
+    )
     for box, colour in zip(drawn["boxes"], branch_colours(table.columns).values(), strict=True):
         box.set(facecolor=colour, edgecolor=INK, lw=0.8)
     ax.set_yticks(range(1, len(columns) + 1), list(table.columns))
@@ -89,9 +94,7 @@ def _boxes(ax: Axes, table: pd.DataFrame) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def scores_forest(
-    scores: pd.DataFrame, reference: float | None = None, metric: str = "weighted F1"
-) -> Figure:
+def scores_forest(scores: pd.DataFrame, reference: float | None = None, metric: str = "weighted F1") -> Figure:
     """Scores with 95 % intervals; columns model, weighted_f1, low, high, optional group (colour).
 
     Models stand in the order of their best score; `reference` draws a line (for example chance).
@@ -109,9 +112,7 @@ def scores_forest(
         offset = (beside.index(row.group) - (len(beside) - 1) / 2) * step
         at = order.index(row.model) + offset
         colour = palette[row.group] if len(groups) > 1 else ACCENT
-        ax.plot(
-            [row.low, row.high], [at, at], color=colour, lw=2.2, alpha=0.55, solid_capstyle="round"
-        )
+        ax.plot([row.low, row.high], [at, at], color=colour, lw=2.2, alpha=0.55, solid_capstyle="round")
         ax.plot(row.weighted_f1, at, "o", ms=5.5, color=colour)
     if reference is not None:
         ax.axvline(reference, color=INK, ls=":", lw=1)
@@ -119,10 +120,7 @@ def scores_forest(
     ax.set(xlabel=f"{metric} (bar: 95 % interval)", ylim=(len(order) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
     if len(groups) > 1:
-        marks = [
-            Line2D([], [], marker="o", lw=2.2, ms=5.5, color=palette[g], label=plain(g, 40))
-            for g in groups
-        ]
+        marks = [Line2D([], [], marker="o", lw=2.2, ms=5.5, color=palette[g], label=plain(g, 40)) for g in groups]
         figure.legend(handles=marks, loc="outside upper left", ncols=min(4, len(groups)))
     return figure
 
@@ -131,23 +129,16 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str = "") -> Fig
     """Confusion counts (C, C), true by predicted: colour and % within the row, counts beneath."""
     matrix = np.asarray(matrix)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    texts = [
-        [f"{s:.0%}\n{n}" for s, n in zip(*row, strict=True)]
-        for row in zip(share, matrix, strict=True)
-    ]
+    texts = [[f"{s:.0%}\n{n}" for s, n in zip(*row, strict=True)] for row in zip(share, matrix, strict=True)]
     side = 1.9 + 0.62 * len(labels)
-    figure, (ax,) = picture(
-        height=side * 0.88, width=min(8.0, side + 0.9), alt=f"Confusion matrix {title}".strip()
-    )
+    figure, (ax,) = picture(height=side * 0.88, width=min(8.0, side + 0.9), alt=f"Confusion matrix {title}".strip())
     frame = pd.DataFrame(share, index=list(labels), columns=list(labels))
     bar = {"label": "share of the true label", "aspect": 25, "pad": 0.02}
     style = {"cmap": "Blues", "vmin": 0, "vmax": 1, "linewidths": 1, "annot_kws": {"size": 8}}
     sns.heatmap(frame, annot=np.array(texts), fmt="", cbar_kws=bar, ax=ax, **style)
     ax.set(xlabel="predicted label", ylabel="true label", title=plain(title, 70))
     ax.tick_params(axis="y", rotation=0)
-    ax.tick_params(
-        axis="x", rotation=30 if max(map(len, labels), default=0) > 8 or len(labels) > 7 else 0
-    )
+    ax.tick_params(axis="x", rotation=30 if max(map(len, labels), default=0) > 8 or len(labels) > 7 else 0)
     return figure
 
 
@@ -178,9 +169,7 @@ def calibration(bins: pd.DataFrame) -> Figure:
     return figure
 
 
-def refine_flow(
-    given: Sequence[str | None], refined: Sequence[str | None], labels: Sequence[str]
-) -> Figure:
+def refine_flow(given: Sequence[str | None], refined: Sequence[str | None], labels: Sequence[str]) -> Figure:
     """Clips by given (row) and refined label (column), kept ones grey; None: no label, dropped."""
     before = pd.Series(list(given), dtype=object).fillna(NO_LABEL)
     after = pd.Series(list(refined), dtype=object).fillna("dropped")
@@ -188,9 +177,7 @@ def refine_flow(
     columns = [*labels, *(["dropped"] if (after == "dropped").any() else [])]
     table = pd.crosstab(before, after).reindex(index=rows, columns=columns, fill_value=0)
     kept = np.array([[row in (column, NO_LABEL) for column in columns] for row in rows])
-    figure, (ax,) = picture(
-        height=1.2 + 0.4 * len(rows), width=7.2, alt="Given against refined labels"
-    )
+    figure, (ax,) = picture(height=1.2 + 0.4 * len(rows), width=7.2, alt="Given against refined labels")
     shown = table.astype(str).where(table > 0, "")
     grid = {"linewidths": 1, "linecolor": "white", "fmt": "", "ax": ax}
     sns.heatmap(table.where(kept), annot=shown, cmap=["#EEF1F4"], cbar=False, **grid)
@@ -211,9 +198,7 @@ def label_distributions(frame: pd.DataFrame, xlabel: str = "share of the answer"
     if many:
         first = frame.to_numpy(float).argmax(1)
         frame = frame.iloc[np.lexsort((-frame.max(axis=1), first))]
-    figure, (ax,) = picture(
-        height=4.2 if many else 1.0 + 0.28 * len(frame), alt="Label distribution of each row"
-    )
+    figure, (ax,) = picture(height=4.2 if many else 1.0 + 0.28 * len(frame), alt="Label distribution of each row")
     left = np.zeros(len(frame))
     for label in frame.columns:
         values = frame[label].fillna(0).to_numpy(float)
@@ -227,9 +212,7 @@ def label_distributions(frame: pd.DataFrame, xlabel: str = "share of the answer"
             lw=0,
         )
         left += values
-    ax.set_yticks(
-        [] if many else range(len(frame)), [] if many else [plain(name, 52) for name in frame.index]
-    )
+    ax.set_yticks([] if many else range(len(frame)), [] if many else [plain(name, 52) for name in frame.index])
     ax.set(
         xlabel=xlabel,
         xlim=(0, 1),
@@ -251,13 +234,9 @@ def class_f1(table: pd.DataFrame) -> Figure:
     table = table if "label" in table else table.rename_axis("label").reset_index()
     labels = list(dict.fromkeys(table["label"]))
     models = list(dict.fromkeys(table["model"])) if "model" in table else []
-    figure, (ax,) = picture(
-        height=0.95 + len(labels) * max(0.34, 0.15 * len(models)), alt="F1 of each label"
-    )
+    figure, (ax,) = picture(height=0.95 + len(labels) * max(0.34, 0.15 * len(models)), alt="F1 of each label")
     if len(models) > 1:
-        sns.barplot(
-            table, y="label", x="f1", hue="model", palette="colorblind", saturation=1, ax=ax
-        )
+        sns.barplot(table, y="label", x="f1", hue="model", palette="colorblind", saturation=1, ax=ax)
         sns.move_legend(ax, "center left", bbox_to_anchor=(1.0, 0.5), title="")
     else:
         sns.barplot(
@@ -273,9 +252,7 @@ def class_f1(table: pd.DataFrame) -> Figure:
         for bars in ax.containers:
             ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
     support = table.groupby("label")["support"].first() if "support" in table else None
-    names = [
-        f"{label} ({support[label]:.0f})" if support is not None else label for label in labels
-    ]
+    names = [f"{label} ({support[label]:.0f})" if support is not None else label for label in labels]
     ax.set_yticks(range(len(labels)), names)
     ax.set(
         xlabel="F1" + (" (in brackets: clips with this label)" if support is not None else ""),

@@ -59,9 +59,15 @@ class Searched:
     """
 
     def __init__(
-        self, make: Callable[..., Any], space: Space, n_trials: int = 50, n_folds: int = 4, one_fold: bool = True,
-        seed: int = 0, trial: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        make: Callable[..., Any],
+        space: Space,
+        n_trials: int = 50,
+        n_folds: int = 4,
+        one_fold: bool = True,
+        seed: int = 0,
+        trial: Mapping[str, Any] | None = None,
+    ) -> None:
         if n_trials < 1:
             raise EcmfError(f"n_trials={n_trials}: expected at least 1")
         make(**{name: choices[0] for name, choices in space.items()})  # a wrong name is told now

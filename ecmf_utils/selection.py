@@ -11,8 +11,13 @@ from filelock import FileLock
 from . import paths
 from .store import Store, slug_of
 
-MADE_BY = {"scene": "22_extract_scene", "face": "21_extract_face", "audio": "23_extract_audio",
-           "text": "24_extract_text", "context": "30_enrich_text"}  # fmt: skip
+MADE_BY = {
+    "scene": "22_extract_scene",
+    "face": "21_extract_face",
+    "audio": "23_extract_audio",
+    "text": "24_extract_text",
+    "context": "30_enrich_text",
+}
 
 
 def selected(profile: str, branch: str) -> dict[str, Any]:

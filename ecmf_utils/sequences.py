@@ -160,9 +160,15 @@ class CrossModal(nn.Module):
     """
 
     def __init__(
-        self, dims: dict[str, int], n_classes: int, width: int = 32, heads: int = 4, layers: int = 2,
-        kernel: int = 1, dropout: float = 0.3,
-    ) -> None:  # fmt: skip
+        self,
+        dims: dict[str, int],
+        n_classes: int,
+        width: int = 32,
+        heads: int = 4,
+        layers: int = 2,
+        kernel: int = 1,
+        dropout: float = 0.3,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise EcmfError(f"mult: width={width}, heads={heads}: expected a width that the heads divide")

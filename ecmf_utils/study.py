@@ -55,10 +55,7 @@ def _pooled_scores(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         grouped.setdefault(identity(row), []).append(row)
     pooled = []
     for rows in grouped.values():
-        figures = {
-            key: mean_interval([row[key] for row in rows])[0]
-            for key in ("weighted_f1", "accuracy", "macro_f1")
-        }
+        figures = {key: mean_interval([row[key] for row in rows])[0] for key in ("weighted_f1", "accuracy", "macro_f1")}
         interval = mean_interval([row["weighted_f1"] for row in rows])[1]
         interval = interval and [max(interval[0], 0.0), min(interval[1], 1.0)]  # a score lies in between
         n = sum(row["n"] for row in rows)

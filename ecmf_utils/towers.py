@@ -221,8 +221,10 @@ def sound_tower(net: Network, processor: Any, budget: int, window_s: float, over
     batches = Batches(spectrograms if whisper else waves, budget, equal=not masked)
     prepare = partial(
         prepare_spectrogram if whisper else prepare_sound,
-        processor=processor, window_s=window_s, overlap_s=overlap_s,
-    )  # fmt: skip
+        processor=processor,
+        window_s=window_s,
+        overlap_s=overlap_s,
+    )
     recipe = {"window_s": window_s, "overlap_s": overlap_s}
     return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net, "recipe": recipe}
 

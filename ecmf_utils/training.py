@@ -27,9 +27,16 @@ from .progress import track
 from .search import Searched
 
 __all__ = [
-    "EXTRA", "Run", "TorchClassifier", "cross_validate", "predict_heads", "predict_mean", "predict_without", "seen_by",
+    "EXTRA",
+    "Run",
+    "TorchClassifier",
+    "cross_validate",
+    "predict_heads",
+    "predict_mean",
+    "predict_without",
+    "seen_by",
     "training_rows",
-]  # fmt: skip
+]
 
 FIT, RUN = "fit.json", "run.json"
 DECIDING = (
@@ -141,9 +148,13 @@ def cross_validate(
 
 
 def seen_by(
-    features: Features, targets: PerFold, weights: PerFold, folds: np.ndarray, groups: np.ndarray,
+    features: Features,
+    targets: PerFold,
+    weights: PerFold,
+    folds: np.ndarray,
+    groups: np.ndarray,
     test_features: Features | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """A digest of all that `cross_validate` is given: what else has one has seen other data."""
     folds = np.asarray(folds)
     labels = [_at(values, fold) for fold in sorted({*folds[folds >= 0]}) for values in (targets, weights)]
@@ -151,16 +162,12 @@ def seen_by(
     return paths.digest(known, _digest_arrays(folds, np.asarray(groups, dtype=object).astype(str), *labels))
 
 
-def predict_mean(
-    estimators: Sequence[Any], features: Features
-) -> tuple[np.ndarray, np.ndarray | None]:
+def predict_mean(estimators: Sequence[Any], features: Features) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean probabilities (N, C) and mean branch weights (N, B) or None of several fitted models."""
     return _mean([model.predict(features) for model in estimators])
 
 
-def predict_without(
-    estimators: Sequence[Any], features: Features, branches: Sequence[str]
-) -> np.ndarray:
+def predict_without(estimators: Sequence[Any], features: Features, branches: Sequence[str]) -> np.ndarray:
     """Mean probabilities (N, C) as if the named branches were missing for every clip."""
     present = {b: known & (b not in branches) for b, known in features.present.items()}
     return predict_mean(estimators, replace(features, present=present))[0]

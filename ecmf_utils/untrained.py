@@ -115,10 +115,20 @@ def _whisper(size: str) -> tuple[Any, Any]:
     width, layers, heads = {"tiny": (32, 3, 2), "base": (512, 6, 8), "large": (1280, 32, 20)}[size]
     mels = {"tiny": 16, "base": 80, "large": 128}[size]
     config = transformers.WhisperConfig(
-        d_model=width, encoder_layers=layers, decoder_layers=1, encoder_attention_heads=heads,
-        decoder_attention_heads=heads, encoder_ffn_dim=4 * width, decoder_ffn_dim=width, num_mel_bins=mels,
-        vocab_size=60, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=1,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=width,
+        num_mel_bins=mels,
+        vocab_size=60,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
     return transformers.WhisperModel(config), transformers.WhisperFeatureExtractor(feature_size=mels)
 
 

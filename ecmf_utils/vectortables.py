@@ -21,8 +21,26 @@ from .published import Fault, Found, Published, checked, first_rows, float_of, m
 ID_COLUMNS = ("clip_id", "name", "id", "filename")
 VECTOR_COLUMNS = ("vector", "vectors", "embedding", "embeddings", "feature", "features")
 # numbers about a clip that are not part of its vector
-NOT_FEATURES = {"label", "split", "fold", "group", "speaker", "dialogue", "index", "unnamed: 0", "", "start", "end",
-                "n_frames", "duration", "duration_s", "valence", "arousal", "dominance", "intensity"}  # fmt: skip
+NOT_FEATURES = {
+    "label",
+    "split",
+    "fold",
+    "group",
+    "speaker",
+    "dialogue",
+    "index",
+    "unnamed: 0",
+    "",
+    "start",
+    "end",
+    "n_frames",
+    "duration",
+    "duration_s",
+    "valence",
+    "arousal",
+    "dominance",
+    "intensity",
+}
 ROWS_AT_A_TIME = {"utterance": 1024, "frame": 64}
 SAMPLE_ROWS = 100  # of a CSV, to tell columns of numbers from columns of text
 DELIMITERS = ",;\t"

@@ -64,9 +64,11 @@ def make_voice(rng: np.random.Generator, presents: str) -> Voice:
     variant = str(rng.choice(VARIANTS[presents]))
     return Voice(
         f"{rng.choice(ACCENTS)}+{variant}",
-        float(rng.uniform(40, 58)), float(rng.uniform(38, 54)),
-        float(rng.uniform(158, 184)), float(rng.lognormal(0, 0.12)),
-    )  # fmt: skip
+        float(rng.uniform(40, 58)),
+        float(rng.uniform(38, 54)),
+        float(rng.uniform(158, 184)),
+        float(rng.lognormal(0, 0.12)),
+    )
 
 
 def synthesise(text: str, voice: str, rate: float, pitch: float, spread: float) -> np.ndarray:

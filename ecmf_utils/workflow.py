@@ -176,13 +176,33 @@ def _snakemake(
     folder = data_dir(profile) / ".workflow"
     force = ["--forcerun", *(_target(name, profile) for name in changed)] if changed else []
     command = [
-        sys.executable, "-c", BOOT, target,
-        "--snakefile", SNAKEFILE, "--directory", folder, "--cores", cores,
-        "--nolock", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy",
-        "--rerun-triggers", "mtime", "params", "input",
-        "--max-checksum-file-size", CHECKSUM_BYTES, *force, *(["--dry-run"] if dry_run else []),
-        "--config", f"profile={profile}", f"sets={json.dumps(list(sets))}",
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        BOOT,
+        target,
+        "--snakefile",
+        SNAKEFILE,
+        "--directory",
+        folder,
+        "--cores",
+        cores,
+        "--nolock",
+        "--rerun-incomplete",
+        "--keep-going",
+        "--scheduler",
+        "greedy",
+        "--rerun-triggers",
+        "mtime",
+        "params",
+        "input",
+        "--max-checksum-file-size",
+        CHECKSUM_BYTES,
+        *force,
+        *(["--dry-run"] if dry_run else []),
+        "--config",
+        f"profile={profile}",
+        f"sets={json.dumps(list(sets))}",
+    ]
     env = notebook.child_env(ECMF_PARENT=runner.parent_mark(), ECMF_MARK="1")
     write_text(log_path(profile), "")
     with open(log_path(profile), "w", encoding="utf-8") as log:
@@ -237,9 +257,7 @@ def _only_one(profile: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         by = f" by process {holder.read_text().strip()}" if holder.exists() else ""
-        raise EcmfError(
-            f"{profile} is being reproduced already{by}; wait for it or stop it"
-        ) from None
+        raise EcmfError(f"{profile} is being reproduced already{by}; wait for it or stop it") from None
     except OSError as error:
         raise EcmfError(f"{show(path)}: cannot be written ({error.strerror or error})") from error
     try:

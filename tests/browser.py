@@ -60,9 +60,7 @@ def chromium(width: int = 1280, height: int = 900) -> Iterator[Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def visit(
-    page: Path, screenshot: Path | None = None, width: int = 1280, open_details: bool = False
-) -> Visit:
+def visit(page: Path, screenshot: Path | None = None, width: int = 1280, open_details: bool = False) -> Visit:
     """Load a file and report on it; the screenshot shows the whole document."""
     if not page.exists():
         raise FileNotFoundError(page)
@@ -71,12 +69,9 @@ def visit(
         driver.get_log("performance")  # what the browser's own start page asked for
         driver.get(page.resolve().as_uri())
         if open_details:
-            driver.execute_script(
-                "document.querySelectorAll('details').forEach(d => d.open = true)"
-            )
+            driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
         size = driver.execute_script(
-            "const d = document.documentElement;"
-            "return [d.scrollHeight, d.scrollWidth - d.clientWidth]"
+            "const d = document.documentElement;return [d.scrollHeight, d.scrollWidth - d.clientWidth]"
         )
         if screenshot is not None:
             driver.set_window_size(width, min(int(size[0]) + 150, 16000))

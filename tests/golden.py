@@ -38,8 +38,10 @@ def digest_value(value):
 def digest_table(table, keys):
     """16 hex digits of a table's values, independent of the order of its rows and of its file format."""
     table = table.sort_values(list(keys), kind="stable").reset_index(drop=True)[sorted(table.columns)]
-    rows = table.astype(object).where(table.notna(), None).map(
-        lambda value: value.tolist() if isinstance(value, np.ndarray) else value
+    rows = (
+        table.astype(object)
+        .where(table.notna(), None)
+        .map(lambda value: value.tolist() if isinstance(value, np.ndarray) else value)
     )
     return digest_value(rows.to_dict("list"))
 

@@ -151,8 +151,15 @@ def _six(names):
     return [(name, SIX[i % 6], f"{(i % 9) - 4}.5") for i, name in enumerate(names)]
 
 
-def make_mer2025(folder, clips, n_train=24, n_test=6, n_other=6, train="track1_train_disdim.csv",
-                 candidates="track_all_candidates.csv"):  # fmt: skip
+def make_mer2025(
+    folder,
+    clips,
+    n_train=24,
+    n_test=6,
+    n_other=6,
+    train="track1_train_disdim.csv",
+    candidates="track_all_candidates.csv",
+):
     """The raw folder: 24 training clips, 6 candidates, 6 more."""
     names = names_of(n_train + n_test + n_other)
     _put_all(folder, names, Stock(clips))

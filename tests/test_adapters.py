@@ -124,8 +124,9 @@ def test_a_training_clip_among_the_candidates_stays_one_and_a_labelled_test_clip
     assert rows.loc["sample_00000001", ["split", "label"]].tolist() == ["test", "sad"]
     told = [finding for finding in found if finding.code == "split_overlap"]
     assert {(f.clip_id, f.file, f.row) for f in told} == {
-        ("sample_00000000", CANDIDATES, 2), ("sample_00000001", TRAIN, 3)
-    }  # fmt: skip
+        ("sample_00000000", CANDIDATES, 2),
+        ("sample_00000001", TRAIN, 3),
+    }
 
 
 def test_ravdess_uses_each_take_once_and_counts_the_rest(tmp_path, clips):
@@ -169,8 +170,11 @@ def test_cremad_names_its_sentence_and_finds_picture_and_sound(tmp_path, clips):
         "AudioWAV/1001_DFA_DIS_MD.wav"
     )
     assert (row["label"], row["group"], row["text"], row["intensity"]) == (
-        "DIS", "1001", "Don't forget a jacket.", "medium"
-    )  # fmt: skip
+        "DIS",
+        "1001",
+        "Don't forget a jacket.",
+        "medium",
+    )
     probed = probing.probe_all(pd.DataFrame([row.rename(None)]).assign(clip_id="a"), n_workers=1).iloc[0]
     assert probed["status"] == "ok" and pd.isna(probed["problem"]) and probed["width"] == 128
 
@@ -674,9 +678,12 @@ def test_a_folder_that_is_not_there_is_refused(corpus, tmp_path):
 
 @pytest.mark.parametrize(
     "corpus, path",
-    [("ravdess", "Actor_01/01-01-09-01-01-01-01.mp4"), ("ravdess", "Actor_01/take one.mp4"),
-     ("cremad", "VideoMP4/1001_DFA_JOY_XX.mp4")],
-)  # fmt: skip
+    [
+        ("ravdess", "Actor_01/01-01-09-01-01-01-01.mp4"),
+        ("ravdess", "Actor_01/take one.mp4"),
+        ("cremad", "VideoMP4/1001_DFA_JOY_XX.mp4"),
+    ],
+)
 def test_a_name_of_another_pattern_is_told_and_kept_without_a_label(corpus, path, tmp_path, clips):
     folder = miniatures.MAKERS[corpus](
         tmp_path / corpus, clips, **({"videos": "VideoMP4"} if corpus == "cremad" else {})
@@ -771,16 +778,23 @@ def test_clips_may_have_sound_only(shelf):
     rows, found = manifest(shelf, "audio,label\na.wav,happy\nb.wav,sad\n")
     assert rows["clip_id"].tolist() == ["a", "b"] and rows["status"].isna().all()
     assert rows["audio"].tolist() == [str(shelf / name) for name in ("a.wav", "b.wav")]
-    assert found.lines() == ["list.csv row 2: 'a' has sound and no video; the sound is used",
-                             "list.csv row 3: 'b' has sound and no video; the sound is used"]  # fmt: skip
+    assert found.lines() == [
+        "list.csv row 2: 'a' has sound and no video; the sound is used",
+        "list.csv row 3: 'b' has sound and no video; the sound is used",
+    ]
 
 
 def test_published_features_need_no_media(shelf):
-    rows, found = manifest(shelf, "clip_id,label,split,dialogue\nx,positive,train,d1\ny,negative,test,d2\n",
-                           columns={"group": "dialogue"}, media=False)  # fmt: skip
+    rows, found = manifest(
+        shelf,
+        "clip_id,label,split,dialogue\nx,positive,train,d1\ny,negative,test,d2\n",
+        columns={"group": "dialogue"},
+        media=False,
+    )
     assert rows[["clip_id", "label", "split", "group"]].to_numpy().tolist() == [
-        ["x", "positive", "train", "d1"], ["y", "negative", "test", "d2"]
-    ]  # fmt: skip
+        ["x", "positive", "train", "d1"],
+        ["y", "negative", "test", "d2"],
+    ]
     assert rows["video"].isna().all() and rows["status"].isna().all() and not len(found)
 
 

@@ -89,9 +89,7 @@ def test_late_is_at_least_as_good_as_its_best_branch(split, fitted):
         x, present = {branch: data.x[branch]}, {branch: data.present[branch]}
         only = features.Features(data.clip_ids, x, present, {branch: DIMS[branch]})
         model = baselines.make_model("late", only.dims, 4)
-        model.fit(
-            features.take(only, train), one_hot(truth[train]), np.ones(len(train)), groups[train]
-        )
+        model.fit(features.take(only, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
         alone.append(weighted_f1(model, (only, truth, groups, train, test)))
     assert weighted_f1(fitted["late"], split) > max(alone)
 
@@ -197,9 +195,7 @@ def test_the_official_attention_network_has_the_published_layers():
 
 def test_scaler_ignores_absent_rows_and_constant_columns():
     x = np.array([[1.0, 5], [3, 5], [0, 0]], np.float32)
-    data = features.Features(
-        ["a", "b", "c"], {"face": x}, {"face": np.array([1, 1, 0], bool)}, {"face": 2}
-    )
+    data = features.Features(["a", "b", "c"], {"face": x}, {"face": np.array([1, 1, 0], bool)}, {"face": 2})
     scaled = Scaler().fit(data, np.arange(3), ["face"]).apply(data)["face"]
     np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [0, 0]])
 
@@ -261,9 +257,7 @@ def test_features_of_another_size_are_told(fitted, split):
     data = split[0]
     wider = {**data.x, "face": np.zeros((300, 61), np.float32)}
     with pytest.raises(EcmfError, match="branch face: 61 dimensions.*trained on 60"):
-        fitted["late"].predict(
-            features.Features(data.clip_ids, wider, data.present, {**DIMS, "face": 61})
-        )
+        fitted["late"].predict(features.Features(data.clip_ids, wider, data.present, {**DIMS, "face": 61}))
 
 
 def test_parameters_are_counted(fitted):

@@ -84,8 +84,11 @@ def test_the_list_says_who_chooses_what(profile):
 
 
 def test_every_encoder_of_a_profile_is_in_the_list(rows):
-    known = {(name, branch) for name, served in zip(rows["name"], rows["branch"], strict=True)
-             for branch in served.split(", ")}  # fmt: skip
+    known = {
+        (name, branch)
+        for name, served in zip(rows["name"], rows["branch"], strict=True)
+        for branch in served.split(", ")
+    }
     used = {(choice[0], branch) for name in params.profile_names() for branch, choice in choices(name).items()}
     assert len(used) > 8 and used <= known
 

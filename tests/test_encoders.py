@@ -47,9 +47,7 @@ def bert(tmp_path_factory):
 # ---- offline
 
 
-@pytest.mark.parametrize(
-    ("branch", "inputs"), [("scene", FRAMES), ("face", FRAMES), ("audio", SOUNDS)]
-)
+@pytest.mark.parametrize(("branch", "inputs"), [("scene", FRAMES), ("face", FRAMES), ("audio", SOUNDS)])
 def test_classical_rows_have_the_announced_width_and_are_finite(branch, inputs):
     encoder = encoders.load("classical", branch)
     rows = encoder.encode(inputs)
@@ -241,8 +239,11 @@ def halved(folder):
 
 def remote(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(
-        config | {"model_type": "house_made", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.OwnModel"}}))
+    (folder / "config.json").write_text(
+        json.dumps(
+            config | {"model_type": "house_made", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.OwnModel"}}
+        )
+    )
     (folder / "own.py").write_text(f"import os; os.mkdir({str(folder / 'ran')!r})")
 
 
@@ -314,8 +315,9 @@ def hub_server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "HfApi", partial(
-        huggingface_hub.HfApi, endpoint=f"http://127.0.0.1:{server.server_port}"))  # fmt: skip
+    monkeypatch.setattr(
+        huggingface_hub, "HfApi", partial(huggingface_hub.HfApi, endpoint=f"http://127.0.0.1:{server.server_port}")
+    )
     yield server
     server.shutdown()
     server.server_close()

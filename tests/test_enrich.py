@@ -8,9 +8,7 @@ from ecmf_utils import enrich, llm
 from ecmf_utils.paths import EcmfError, data_dir
 
 LABELS = ["neutral", "happy"]
-GOOD = json.dumps(
-    {"distribution": {"neutral": 0.25, "happy": 0.75}, "cues": ["lovely"], "reading": "Pleased."}
-)
+GOOD = json.dumps({"distribution": {"neutral": 0.25, "happy": 0.75}, "cues": ["lovely"], "reading": "Pleased."})
 
 
 @pytest.fixture
@@ -105,8 +103,7 @@ def test_the_recorded_answers_cover_every_sentence_and_are_valid():
     assert set(answers) == sentences
     labels = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
     assert all(
-        enrich.parse(json.dumps({k: row[k] for k in enrich.Answer.model_fields}), labels)
-        for row in answers.values()
+        enrich.parse(json.dumps({k: row[k] for k in enrich.Answer.model_fields}), labels) for row in answers.values()
     )
 
 

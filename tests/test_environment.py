@@ -32,9 +32,7 @@ def declared():
 
 def conda():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    return [e for e in entries if isinstance(e, str)] + [
-        p for e in entries if isinstance(e, dict) for p in e["pip"]
-    ]
+    return [e for e in entries if isinstance(e, str)] + [p for e in entries if isinstance(e, dict) for p in e["pip"]]
 
 
 def lock():
@@ -51,9 +49,7 @@ def test_conda_and_pip_users_get_the_same_versions():
     theirs = {name(r): bounds(r) for r in conda()}
     for requirement in declared():
         if name(requirement) != "dlib-bin":
-            assert theirs[CONDA_NAMES.get(name(requirement), name(requirement))] == bounds(requirement), (
-                requirement
-            )
+            assert theirs[CONDA_NAMES.get(name(requirement), name(requirement))] == bounds(requirement), requirement
 
 
 def test_every_declared_package_is_pinned():

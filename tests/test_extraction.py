@@ -295,9 +295,12 @@ def test_frames_that_are_left_out_for_their_number_are_told(load, put, home):
 
 @pytest.mark.parametrize(
     ("branch", "family"),
-    [("audio", "classical"), ("scene", "vit"), *(pytest.param("audio", one, marks=pytest.mark.slow)
-                                                 for one in ("hubert-large", "whisper"))],
-)  # fmt: skip
+    [
+        ("audio", "classical"),
+        ("scene", "vit"),
+        *(pytest.param("audio", one, marks=pytest.mark.slow) for one in ("hubert-large", "whisper")),
+    ],
+)
 def test_twenty_minutes_fit_into_memory(branch, family, load, put, home):
     encoder, rows = load(branch, family), [put(branch, "twenty minutes")]
     assert peak_mb(lambda: extract("p", branch, encoder, rows, level="frame")) < MEMORY_MB

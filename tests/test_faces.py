@@ -32,9 +32,7 @@ def empty_room(tmp_path_factory):
 
 
 def clips_of(*videos):
-    rows = [
-        {"clip_id": f"c{i}", "video": None if v is None else str(v)} for i, v in enumerate(videos)
-    ]
+    rows = [{"clip_id": f"c{i}", "video": None if v is None else str(v)} for i, v in enumerate(videos)]
     for row in rows:
         known = row["video"] and os.path.exists(row["video"])
         row["content_hash"] = paths.file_hash(row["video"]) if known else None
@@ -78,9 +76,7 @@ def test_aligned_eyes_lie_at_the_same_height(portrait):
     rows, _ = faces.detect(portrait)
     points = np.array(rows[0]["landmarks"]).reshape(5, 2)
     left, top, width = rows[0]["x"], rows[0]["y"], rows[0]["w"]
-    inside = (points > [left - 0.2 * width, top - 0.2 * width]) & (
-        points < [left + 1.2 * width, top + 1.2 * width]
-    )
+    inside = (points > [left - 0.2 * width, top - 0.2 * width]) & (points < [left + 1.2 * width, top + 1.2 * width])
     assert inside.all() and points[4, 1] > points[:4, 1].max()  # the nose is below the eyes
 
 
@@ -200,8 +196,12 @@ def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty
     assert list(first.index) == list(clips["clip_id"])
     assert first["status"].tolist() == ["ok", "missing", "failed", "failed", "missing", "missing"]
     assert first["problem"].tolist()[1:] == [
-        "no_face", "not_media", "missing_file", "no_video_stream", "no_video_stream",
-    ]  # fmt: skip
+        "no_face",
+        "not_media",
+        "missing_file",
+        "no_video_stream",
+        "no_video_stream",
+    ]
     assert table.loc[table["status"] != "ok", "x"].isna().all()
     assert first.loc["c2", "detail"].endswith("(Invalid data found when processing input)")
 
@@ -326,9 +326,7 @@ def test_one_row_a_clip_tells_how_it_went(home, portrait, empty_room):
 def real_faces(realdata):
     """Manifest of the real clips, and their detections by file name."""
     known = pd.read_csv(realdata / "clips" / "manifest.csv").set_index("file")
-    return known, {
-        name: faces.detect(realdata / "clips" / name, max_frames=18) for name in known.index
-    }
+    return known, {name: faces.detect(realdata / "clips" / name, max_frames=18) for name in known.index}
 
 
 def test_the_real_clips_have_the_faces_that_people_see(real_faces):

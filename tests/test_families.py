@@ -49,9 +49,11 @@ def states(output, layers, tied=False):
     """`tied`: the norm behind the last layer is part of it, as the field's published features have it."""
     h = [*output.hidden_states[:-1], output.last_hidden_state] if tied else output.hidden_states
     return {
-        "last": output.last_hidden_state, "sum-last-2": h[-1] + h[-2],
-        "mean-last-3": (h[-1] + h[-2] + h[-3]) / 3, "layer-1": h[1],
-    }[layers]  # fmt: skip
+        "last": output.last_hidden_state,
+        "sum-last-2": h[-1] + h[-2],
+        "mean-last-3": (h[-1] + h[-2] + h[-3]) / 3,
+        "layer-1": h[1],
+    }[layers]
 
 
 def by_library(family, folder, given, layers):
@@ -162,8 +164,13 @@ def test_shards_and_parts_change_no_vector(folders, family, home):
         features.extract("cut", branch, clips, encoder, read, shard=shard, n_shards=3, part=2)
     whole, cut = (features.load(name, [branch], list(clips["clip_id"])).x[branch] for name in ("whole", "cut"))
     assert_same(cut, whole)
-    assert_same(whole[:4], [encoders.pool(rows) for rows in encoder.encode([taken(r, INPUTS[branch])
-                for r in clips.head(4).to_dict("records")])])  # fmt: skip
+    assert_same(
+        whole[:4],
+        [
+            encoders.pool(rows)
+            for rows in encoder.encode([taken(r, INPUTS[branch]) for r in clips.head(4).to_dict("records")])
+        ],
+    )
 
 
 def test_padding_changes_a_model_with_group_normalisation_so_it_is_never_padded(folders):
@@ -234,8 +241,11 @@ def test_long_sound_is_encoded_in_windows_that_overlap(folders):
     rows, ready = cut.encode([sound])[0], cut.ready(sound)
     assert ready.problem == "sound_windows" and len(ready.items) == 3 and max(ready.sizes) == 32000
     assert abs(len(rows) - len(whole)) <= 2 * len(ready.items)
-    cosine = (encoders.pool(rows) @ encoders.pool(whole)) / np.linalg.norm(encoders.pool(rows)) / np.linalg.norm(
-        encoders.pool(whole))  # fmt: skip
+    cosine = (
+        (encoders.pool(rows) @ encoders.pool(whole))
+        / np.linalg.norm(encoders.pool(rows))
+        / np.linalg.norm(encoders.pool(whole))
+    )
     assert cosine > 0.99
 
 
@@ -259,8 +269,9 @@ def test_windows_cover_every_sample_once(n, size, overlap):
     kept = [(a + lo * (b - a), a + hi * (b - a)) for (a, b), (lo, hi) in zip(spans, keep, strict=True)]
     assert kept[0][0] == 0 and kept[-1][1] == n
     assert all(one[1] == pytest.approx(two[0]) for one, two in zip(kept, kept[1:], strict=False))
-    assert {b - a for a, b in spans} == {size} and all(one[1] - two[0] >= overlap for one, two in zip(spans, spans[1:],
-                                                                                                      strict=False))
+    assert {b - a for a, b in spans} == {size} and all(
+        one[1] - two[0] >= overlap for one, two in zip(spans, spans[1:], strict=False)
+    )
 
 
 def test_whisper_hears_a_long_sound_to_its_end(folders):
@@ -319,8 +330,13 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(folders):
 
     layer = torch.nn.Linear(3, 2)
     exact = inference.Network(layer, states, "last", "cpu")(x=torch.ones(1, 3))
-    found = inference.Network(layer, lambda *a, **k: states(*a, **k).to(torch.float16) if torch.is_autocast_enabled(
-        "cpu") else states(*a, **k), "last", "cpu", "fp16")(x=torch.ones(1, 3))  # fmt: skip
+    found = inference.Network(
+        layer,
+        lambda *a, **k: states(*a, **k).to(torch.float16) if torch.is_autocast_enabled("cpu") else states(*a, **k),
+        "last",
+        "cpu",
+        "fp16",
+    )(x=torch.ones(1, 3))
     assert torch.isfinite(found).all() and torch.equal(found, exact)
 
 

@@ -60,9 +60,15 @@ def brightness(clips):
 def encoder(run=spell, name="spell", **settings):
     given = {"name": name, "layers": "last", "revision": "1", "version": 1, "dim": 2}
     return encoders.Encoder(
-        name=name, branch="text", revision="1", dim=2, run=run, recipe=given, modality="text",
+        name=name,
+        branch="text",
+        revision="1",
+        dim=2,
+        run=run,
+        recipe=given,
+        modality="text",
         **settings,
-    )  # fmt: skip
+    )
 
 
 def read(row):
@@ -282,7 +288,7 @@ def test_every_reader_names_what_is_not_there(home, tmp_path):
         "scene": (features.read_scene, ["no_video_stream", "few_frames", "no_video_stream"]),
         "face": (read_crops, ["no_video_stream", "no_face", "no_video_stream"]),
         "audio": (features.read_audio, [None, "no_sound_stream", "silent_sound"]),
-    }  # fmt: skip
+    }
     for branch, (reader, wanted) in looks.items():
         features.extract("p", branch, clips, encoders.load("classical", branch), reader)
         table = features.status_table("p", [branch])
@@ -463,10 +469,14 @@ def test_very_long_clips_are_encoded_few_at_a_time(home):
 
     seen = []
     model = replace(
-        encoder(lambda given: np.ones((1, 3), np.float32)), dim=3, portable=False, modality="sound",
-        prepare=lambda n: Prepared([n], [n]), batches=Batches(lambda items: items, 10),
+        encoder(lambda given: np.ones((1, 3), np.float32)),
+        dim=3,
+        portable=False,
+        modality="sound",
+        prepare=lambda n: Prepared([n], [n]),
+        batches=Batches(lambda items: items, 10),
         run=lambda clips: seen.append(len(clips)) or [np.ones((1, 3), np.float32)] * len(clips),
-    )  # fmt: skip
+    )
     lengths = {f"c{i:02d}": 300 if i < 3 else 1 for i in range(10)}
     features.extract("p", "audio", clips_of(10), model, lambda row: lengths[row["clip_id"]], part=4)
     assert seen == [1, 1, 1, 4, 3] and features.load("p", ["audio"]).present["audio"].all()

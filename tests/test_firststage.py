@@ -138,8 +138,13 @@ def test_few_rows_give_the_same_predictions_with_other_matrix_kernels():
     """Every processor has its own; rounding must not decide where an axis points or how many are kept."""
     found = []
     for kernel in ("Haswell", "Sandybridge", "Nehalem"):  # older than any x86 machine that runs torch 2; else ignored
-        done = subprocess.run([sys.executable, "-c", FITS], env={**os.environ, "OPENBLAS_CORETYPE": kernel},
-                              capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", FITS],
+            env={**os.environ, "OPENBLAS_CORETYPE": kernel},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         found.append(json.loads(done.stdout))
     np.testing.assert_allclose(found[1], found[0], atol=5e-6)
     np.testing.assert_allclose(found[2], found[0], atol=5e-6)

@@ -13,9 +13,7 @@ from .made_up import DIMS
 def inputs():
     torch.manual_seed(0)
     x = {branch: torch.randn(7, dim) for branch, dim in DIMS.items()}
-    present = torch.tensor(
-        [[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]]
-    )
+    present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
     return x, present.bool(), said(x)
 
 

@@ -47,8 +47,11 @@ def test_every_label_that_is_found_is_in_the_table(rows):
     _, fates = labelset.apply(rows, SIX, MAP, Findings(), "p")
     assert fates["clips"].sum() == rows["label"].notna().sum()
     assert dict(zip(fates["found"], fates["how"], strict=True)) == {
-        "calm": "mapped", "happy": "same", "disgust": "dropped", "hapy": "unknown",
-    }  # fmt: skip
+        "calm": "mapped",
+        "happy": "same",
+        "disgust": "dropped",
+        "hapy": "unknown",
+    }
 
 
 @pytest.mark.parametrize(

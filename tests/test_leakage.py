@@ -55,9 +55,7 @@ def test_no_fit_is_given_a_clip_or_group_of_the_held_out_fold(monkeypatch, probl
         assert not set(groups[rows]) & set(groups[folds == fold])
 
 
-def test_early_stopping_rows_are_inside_the_training_folds_and_of_other_groups(
-    monkeypatch, problem
-):
+def test_early_stopping_rows_are_inside_the_training_folds_and_of_other_groups(monkeypatch, problem):
     data, _, groups, folds = problem
     seen = spy_on_fits(monkeypatch, TorchClassifier)
     cross_validated("ecmf", problem)
@@ -73,9 +71,7 @@ def test_early_stopping_rows_are_inside_the_training_folds_and_of_other_groups(
 def test_only_training_rows_set_the_scale(monkeypatch, problem):
     data, truth, groups, folds = problem
     out = folds == 0
-    wild = {
-        branch: np.where(out[:, None], values + 1e4, values) for branch, values in data.x.items()
-    }
+    wild = {branch: np.where(out[:, None], values + 1e4, values) for branch, values in data.x.items()}
     shifted = features.Features(data.clip_ids, wild, data.present, data.dims)
     rows = np.flatnonzero(~out)
     for branch in DIMS:
@@ -94,9 +90,7 @@ def test_a_feature_that_knows_only_held_out_labels_does_not_help(name):
     found = []
     for fold in range(3):
         x = np.where((folds == fold)[:, None], told, noise).astype(np.float32)
-        leaky = features.Features(
-            data.clip_ids, {"leak": x}, {"leak": np.ones(180, bool)}, {"leak": 4}
-        )
+        leaky = features.Features(data.clip_ids, {"leak": x}, {"leak": np.ones(180, bool)}, {"leak": 4})
         proba = cross_validated(name, (leaky, truth, groups, folds)).oof
         found.append(weighted_f1(truth[folds == fold], proba[folds == fold]))
     assert np.mean(found) < 0.40, f"{found}: chance is .25"
@@ -164,10 +158,7 @@ def test_refined_rows_for_a_fold_do_not_know_its_labels():
 def test_refined_rows_for_a_fold_do_not_know_its_features():
     data, _, given, groups = make_branches(160, noise=0.15)
     folds = group_numbers(groups, 4)
-    x = {
-        b: np.where((folds == 2)[:, None], v * 7 + 3, v).astype(np.float32)
-        for b, v in data.x.items()
-    }
+    x = {b: np.where((folds == 2)[:, None], v * 7 + 3, v).astype(np.float32) for b, v in data.x.items()}
     changed = features.Features(data.clip_ids, x, data.present, data.dims)
     one, two = (labels.refine(d, given, folds, groups, None, NAMES) for d in (data, changed))
     pairs = [table[table["for_fold"] == 2].reset_index(drop=True) for table in (one, two)]

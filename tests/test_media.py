@@ -45,9 +45,16 @@ def rotate(path, out):
 def test_probe_tells_what_a_clip_holds(clip):
     info = media.probe(clip)
     assert info == {
-        "duration_s": 2.0, "width": 64, "height": 48, "fps": 10.0, "n_frames": 20,
-        "has_video": True, "has_audio": True, "sample_rate": 16000, "channels": 1,
-    }  # fmt: skip
+        "duration_s": 2.0,
+        "width": 64,
+        "height": 48,
+        "fps": 10.0,
+        "n_frames": 20,
+        "has_video": True,
+        "has_audio": True,
+        "sample_rate": 16000,
+        "channels": 1,
+    }
 
 
 def test_sound_only_and_picture_only_files_are_told_apart(tmp_path):
@@ -55,8 +62,10 @@ def test_sound_only_and_picture_only_files_are_told_apart(tmp_path):
     picture = media.probe(media.write_clip(tmp_path / "p.mp4", numbered(5), FPS))
     assert (sound["has_video"], sound["has_audio"], sound["width"]) == (False, True, None)
     assert (picture["has_video"], picture["has_audio"], picture["sample_rate"]) == (
-        True, False, None,
-    )  # fmt: skip
+        True,
+        False,
+        None,
+    )
 
 
 def test_a_single_frame_is_read(tmp_path):
@@ -178,11 +187,7 @@ def test_a_file_that_cannot_be_used_is_one_line_with_a_code(tmp_path, clip, name
         content = whole[: len(whole) // 2]
     if content == "hole":
         start = whole.index(b"mdat") + 4
-        content = (
-            whole[:start]
-            + bytes(whole.index(b"moov") - 4 - start)
-            + whole[whole.index(b"moov") - 4 :]
-        )
+        content = whole[:start] + bytes(whole.index(b"moov") - 4 - start) + whole[whole.index(b"moov") - 4 :]
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(media.MediaError) as error:
@@ -216,10 +221,7 @@ def test_an_error_survives_the_way_back_from_a_worker():
 def test_libav_does_not_chatter(tmp_path, clip):
     broken = tmp_path / "half.mp4"
     broken.write_bytes(clip.read_bytes()[:3000])
-    code = (
-        "from ecmf_utils import media\n"
-        "try:\n    media.probe(r'%s')\nexcept media.MediaError:\n    pass"
-    )
+    code = "from ecmf_utils import media\ntry:\n    media.probe(r'%s')\nexcept media.MediaError:\n    pass"
     done = subprocess.run([sys.executable, "-c", code % broken], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -22,9 +22,7 @@ def answers():
 def test_scores_agree_with_scikit_learn(answers):
     y, proba = answers
     found, predicted = metrics.scores(y, proba), proba.argmax(1)
-    assert found["weighted_f1"] == pytest.approx(
-        reference.f1_score(y, predicted, average="weighted")
-    )
+    assert found["weighted_f1"] == pytest.approx(reference.f1_score(y, predicted, average="weighted"))
     assert found["macro_f1"] == pytest.approx(reference.f1_score(y, predicted, average="macro"))
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(y, predicted))
 

@@ -89,13 +89,10 @@ def test_notebooks_opened_side_by_side_do_not_collide(notebooks, home):
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
     env = {**os.environ, "PYTHONPATH": str(notebook.PACKAGE.parent)}
     started = [
-        subprocess.Popen([*command, f"{name}.ipynb", "--output-dir", home], cwd=notebooks, env=env)
-        for name in names
+        subprocess.Popen([*command, f"{name}.ipynb", "--output-dir", home], cwd=notebooks, env=env) for name in names
     ]
     assert [process.wait() for process in started] == [0, 0, 0]
-    assert [path.name for path in (home / "reports" / "tiny").glob("*.html")] == [
-        "00_start_here.html"
-    ]
+    assert [path.name for path in (home / "reports" / "tiny").glob("*.html")] == ["00_start_here.html"]
 
 
 def test_a_mendable_mistake_shows_as_one_line(notebooks):

@@ -85,9 +85,7 @@ def test_it_is_committed_normalised_and_executed(path):
     code = [c for c in book["cells"] if c["cell_type"] == "code"]
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
     assert all(set(c["metadata"]) <= {"tags"} for c in book["cells"])
-    errors = [
-        o for c in code for o in c["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"
-    ]
+    errors = [o for c in code for o in c["outputs"] if o["output_type"] == "error" or o.get("name") == "stderr"]
     assert not errors
 
 

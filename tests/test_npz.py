@@ -44,11 +44,21 @@ def test_the_official_label_file_is_read(place):
 @pytest.mark.parametrize("protocol", range(2, 5))
 def test_every_protocol_and_kind_of_plain_value_is_read(place, protocol):
     value = {
-        "text": "你好", "bytes": b"\xff\x00", "none": None, "yes": True, "numbers": (1, -2.5, 2**70, 1 + 2j),
-        "set": {1, 2}, "list": [[], [1, [2]]], "float32": np.float32(1.5), "int64": np.int64(-3), "empty": b"",
-        "str_": np.str_("é"), "big": np.array([1, 2], ">i2"), "array": np.arange(6.0).reshape(2, 3),
+        "text": "你好",
+        "bytes": b"\xff\x00",
+        "none": None,
+        "yes": True,
+        "numbers": (1, -2.5, 2**70, 1 + 2j),
+        "set": {1, 2},
+        "list": [[], [1, [2]]],
+        "float32": np.float32(1.5),
+        "int64": np.int64(-3),
+        "empty": b"",
+        "str_": np.str_("é"),
+        "big": np.array([1, 2], ">i2"),
+        "array": np.arange(6.0).reshape(2, 3),
         "objects": np.array([None, "a", {"b": 1}], object),
-    }  # fmt: skip
+    }
     read = load_npz(write_pickle(place, object_array(value, protocol)))["train_corpus"]
     assert {k: v for k, v in read.items() if not isinstance(v, np.ndarray)} == {
         k: v for k, v in value.items() if not isinstance(v, np.ndarray)

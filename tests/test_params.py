@@ -59,14 +59,34 @@ def test_value_takes_the_declared_type(kind, default, given, expected):
 @pytest.mark.parametrize(
     ("kind", "given"),
     [
-        ("int", "1.5"), ("int", 1.5), ("int", True), ("int", "None"), ("int", "x"),
-        ("float", "nan"), ("float", "inf"), ("float", True), ("bool", "yes"), ("bool", 1),
-        ("str", 7), ("str", None), ("list", 3), ("list[int]", "1,b"), ("list", "[1"),
-        ("dict", "[1]"), ("dict", "{"), ("Literal['mean', 'max']", "median"), ("int | None", ""),
-        ("int >= 1", "0"), ("int >= 1", "1.5"), ("0 <= float < 1", "1"), ("0 <= float < 1", -0.1),
-        ("list[Literal['a', 'b']]", "c"), ("list", '["a]'), ("list", "[a"),
+        ("int", "1.5"),
+        ("int", 1.5),
+        ("int", True),
+        ("int", "None"),
+        ("int", "x"),
+        ("float", "nan"),
+        ("float", "inf"),
+        ("float", True),
+        ("bool", "yes"),
+        ("bool", 1),
+        ("str", 7),
+        ("str", None),
+        ("list", 3),
+        ("list[int]", "1,b"),
+        ("list", "[1"),
+        ("dict", "[1]"),
+        ("dict", "{"),
+        ("Literal['mean', 'max']", "median"),
+        ("int | None", ""),
+        ("int >= 1", "0"),
+        ("int >= 1", "1.5"),
+        ("0 <= float < 1", "1"),
+        ("0 <= float < 1", -0.1),
+        ("list[Literal['a', 'b']]", "c"),
+        ("list", '["a]'),
+        ("list", "[a"),
     ],
-)  # fmt: skip
+)
 def test_value_of_another_type_is_refused_by_name(kind, given):
     with pytest.raises(EcmfError, match=r"parameter p is .* is not") as error:
         cells.coerce(given, cells.Parameter("p", kind, None))
@@ -81,14 +101,14 @@ def test_parameters_cell_is_read_with_types_and_remarks(notebooks):
     )
     found = cells.declared("11")
     assert [(p.name, p.kind, p.default) for p in found.values()] == [
-        ("name", "str", "a=b"), ("n", "int | None", -1), ("plain", "list", [1]),
-    ]  # fmt: skip
+        ("name", "str", "a=b"),
+        ("n", "int | None", -1),
+        ("plain", "list", [1]),
+    ]
     assert found["name"].remark == "which # one"
 
 
-@pytest.mark.parametrize(
-    "line", ["n: int = 1 + 1", "import os", "n: int", "n: int = 'x'", "n = f()"]
-)
+@pytest.mark.parametrize("line", ["n: int = 1 + 1", "import os", "n: int", "n: int = 'x'", "n = f()"])
 def test_parameters_cell_holds_only_typed_literals(notebooks, line):
     make_notebook(notebooks, "11_more", parameters=f"a: int = 1\n{line}")
     with pytest.raises(EcmfError, match="11_more.ipynb"):
@@ -186,9 +206,7 @@ def test_set_reaches_only_notebooks_that_declare_it(notebooks):
 
 def test_folder_profile_is_named_after_its_source(notebooks, home):
     (home / "my clips").mkdir()
-    name, rest = params.prepare(
-        "folder", [f"source={home / 'my clips'}", "labelled=true", "seed=4"]
-    )
+    name, rest = params.prepare("folder", [f"source={home / 'my clips'}", "labelled=true", "seed=4"])
     assert (name, rest) == ("folder-my-clips", ["seed=4"])
     assert params.load_profile(name)["labelled"] is True
     assert params.resolve("00", name)["source"] == str(home / "my clips")

@@ -48,9 +48,17 @@ def test_the_media_columns_follow_the_others_and_tell_what_a_clip_holds(tmp_path
     path = write(tmp_path / "a.mp4")
     found = probing.probe_all(rows([path], label="happy", problem=None))
     assert list(found) == [
-        "clip_id", "video", "label", *corpus.NUMBER_COLUMNS,
-        "audio", "content_hash", "detail", "text", "status", "problem",
-    ]  # fmt: skip
+        "clip_id",
+        "video",
+        "label",
+        *corpus.NUMBER_COLUMNS,
+        "audio",
+        "content_hash",
+        "detail",
+        "text",
+        "status",
+        "problem",
+    ]
     assert list(found.loc[0, list(corpus.NUMBER_COLUMNS)]) == [2.0, 64, 48, 12.0, 12, 16000]
     known = found.loc[0, ["audio", "content_hash", "text", "status"]].to_dict()
     assert known == {"audio": path, "content_hash": paths.file_hash(path), "text": "Words.", "status": "ok"}
@@ -61,17 +69,27 @@ def test_each_fault_of_a_file_has_its_code_and_no_row_is_lost(tmp_path):
     (tmp_path / "page.mp4").write_bytes(b"<html>sign in first</html>" * 40)
     (tmp_path / "empty.mp4").write_bytes(b"")
     silence = np.zeros(32000, np.float32)
-    table = rows([
-        tmp_path / "absent.mp4", tmp_path / "page.mp4", tmp_path / "empty.mp4",
-        write(tmp_path / "mute.mp4", sound=None), write(tmp_path / "silent.mp4", sound=silence),
-        write(tmp_path / "blind.mp4", frames=[]), write(tmp_path / "one.mp4", frames=FRAMES[:1]),
-    ])  # fmt: skip
+    table = rows(
+        [
+            tmp_path / "absent.mp4",
+            tmp_path / "page.mp4",
+            tmp_path / "empty.mp4",
+            write(tmp_path / "mute.mp4", sound=None),
+            write(tmp_path / "silent.mp4", sound=silence),
+            write(tmp_path / "blind.mp4", frames=[]),
+            write(tmp_path / "one.mp4", frames=FRAMES[:1]),
+        ]
+    )
     found = probing.probe_all(table)
     assert list(zip(found["status"], found["problem"], found["audio"].notna(), strict=True)) == [
-        ("failed", "missing_file", False), ("failed", "not_media", False), ("failed", "empty_file", False),
-        ("ok", "no_sound_stream", False), ("ok", "silent_sound", True),
-        ("ok", "no_video_stream", True), ("ok", "one_frame", True),
-    ]  # fmt: skip
+        ("failed", "missing_file", False),
+        ("failed", "not_media", False),
+        ("failed", "empty_file", False),
+        ("ok", "no_sound_stream", False),
+        ("ok", "silent_sound", True),
+        ("ok", "no_video_stream", True),
+        ("ok", "one_frame", True),
+    ]
     assert "absent.mp4: the file is not there" in found.loc[0, "detail"]
     assert list(found["duration_s"].isna()) == [True] * 3 + [False] * 4
 

@@ -29,13 +29,15 @@ def test_the_demo_table_is_the_reference():
         model = NAMES.get(name, name.removeprefix("official ").removesuffix(", re-implemented"))
         wanted = (model, None if branches == "all five" else [branches], labels.split()[0])
         (row,) = [
-            r for r in tested
-            if (r["model"], None if len(r["branches"]) == 5 else r["branches"], r["labels"]) == wanted
-        ]  # fmt: skip
+            r for r in tested if (r["model"], None if len(r["branches"]) == 5 else r["branches"], r["labels"]) == wanted
+        ]
         low, high = row["ci95"]
         assert figures == [
-            f"{row['weighted_f1']:.3f}", f"{low:.3f} – {high:.3f}", f"{row['accuracy']:.3f}", f"{row['macro_f1']:.3f}"
-        ]  # fmt: skip
+            f"{row['weighted_f1']:.3f}",
+            f"{low:.3f} – {high:.3f}",
+            f"{row['accuracy']:.3f}",
+            f"{row['macro_f1']:.3f}",
+        ]
     assert [float(row[3]) for row in shown] == sorted((float(row[3]) for row in shown), reverse=True)
 
 
@@ -47,15 +49,23 @@ def named(model):
 def study_tables(parts):
     """Both tables of the study as docs/results.md shows them: what a part adds, and ECMF against the others."""
     found = scoreboard.difference_rows(study.differences(parts))
-    scores = {(row["model"], row["labels"]): row for row in study.pool("study", dict(enumerate(parts)))["scores"]
-              if row["split"] == "test" and len(row["branches"]) == 5}  # fmt: skip
+    scores = {
+        (row["model"], row["labels"]): row
+        for row in study.pool("study", dict(enumerate(parts)))["scores"]
+        if row["split"] == "test" and len(row["branches"]) == 5
+    }
     figures = ("difference", "interval", "holm")
     parts = [[row["part"], *(row[name] for name in figures)] for row in found["parts"]]
     others = [
-        [named(row["model"]), row["labels"], f"{scores[row['model'], row['labels']]['weighted_f1']:.3f}",
-         *(row[figure] for figure in figures)]
-        for row in found["others"] if row["branches"] == "all"
-    ]  # fmt: skip
+        [
+            named(row["model"]),
+            row["labels"],
+            f"{scores[row['model'], row['labels']]['weighted_f1']:.3f}",
+            *(row[figure] for figure in figures),
+        ]
+        for row in found["others"]
+        if row["branches"] == "all"
+    ]
     return parts, others
 
 
@@ -91,13 +101,15 @@ def test_the_readme_tells_the_study_as_its_page_does():
         (figures,) = re.findall(rf"{name} ([+-]\d\.\d+) \((.*?)\)", told)
         assert list(figures) == on_refined[name]
     scores = [
-        row["weighted_f1"] for part in study_references() for row in part["scores"]
+        row["weighted_f1"]
+        for part in study_references()
+        for row in part["scores"]
         if (row["model"], row["labels"], row["split"], len(row["branches"])) == ("ecmf", "refined", "test", 5)
-    ]  # fmt: skip
+    ]
     (figures,) = re.findall(r"weighted F1 (\d\.\d+), mean over the corpora \((\d\.\d+) to (\d\.\d+)\)", told)
     assert [float(figure) for figure in figures] == [
         round(value, 3) for value in (sum(scores) / len(scores), min(scores), max(scores))
-    ]  # fmt: skip
+    ]
 
 
 def published_table(reference):
@@ -106,11 +118,13 @@ def published_table(reference):
     tested.sort(key=lambda row: -row["weighted_f1"])
     return [
         [
-            named(row["model"]), f"{row['weighted_f1']:.3f}", " – ".join(f"{end:.3f}" for end in row["ci95"]),
+            named(row["model"]),
+            f"{row['weighted_f1']:.3f}",
+            " – ".join(f"{end:.3f}" for end in row["ci95"]),
             f"{row['seed_mean']:.3f} ± {row['seed_sd']:.3f}" if "seed_sd" in row else "–",
         ]
         for row in tested
-    ]  # fmt: skip
+    ]
 
 
 def test_the_table_of_published_features_is_the_reference():

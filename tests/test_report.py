@@ -28,10 +28,7 @@ from .browser import needs_chromium, visit
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 INSIDE = r"data:|#|(?:\.\./[\w-]+/)?[\w.-]+\.(?:html|json)\b"
 OUTSIDE = re.compile(rf"""<\w[^>]*\s(?:src|href)\s*=\s*["']?(?!{INSIDE})[^"'\s>]+|url\(|https?:""")
-PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADU"
-    "lEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ISSUE_KEYS = {"profile", "commit", "seconds", "clips", "notebooks", "scores"}
 
 
@@ -133,15 +130,9 @@ def scores(*rows, profile="demo"):
 
 
 def test_page_refers_to_nothing_outside(home):
-    link = new_markdown_cell(
-        "[paper](https://arxiv.org/abs/2508.05991) ![x](http://a.example/x.png)"
-    )
-    html = shown(
-        {"text/html": '<img src="http://a.example/x.png"><p style="background:url(//x)">p'}
-    )
-    page = publish(
-        home, link, code("1", html, shown({"text/markdown": "![y](http://b.example/y.png)"}))
-    )
+    link = new_markdown_cell("[paper](https://arxiv.org/abs/2508.05991) ![x](http://a.example/x.png)")
+    html = shown({"text/html": '<img src="http://a.example/x.png"><p style="background:url(//x)">p'})
+    page = publish(home, link, code("1", html, shown({"text/markdown": "![y](http://b.example/y.png)"})))
     assert outside(page) == []
     assert "arxiv.org/abs/2508.05991" in page
 
@@ -168,9 +159,7 @@ def test_svg_output_becomes_an_image(home):
 def test_check_cell_is_dropped_and_code_is_folded(home):
     page = publish(home)
     assert "secret_check" not in page
-    assert re.search(
-        r"<details[^>]*><summary>code</summary><pre class=\"code\">.*class_balance", page
-    )
+    assert re.search(r"<details[^>]*><summary>code</summary><pre class=\"code\">.*class_balance", page)
 
 
 def test_parameters_show_value_default_and_remark(home):
@@ -250,7 +239,6 @@ def test_words_stay_as_they_are_and_nothing_is_a_dash():
 def test_a_path_in_a_table_of_prose_may_break_at_its_folders():
     made = markup.markdown("| Reads |\n|---|\n| `data/demo/labels/refined.parquet` |\n")
     assert "<code>data/<wbr/>demo/<wbr/>labels/<wbr/>refined.parquet</code>" in made
-
 
 
 # ---- index
@@ -368,9 +356,7 @@ def test_study_pools_its_members(home):
     ours = next(row for row in found["scores"] if row["model"] == "ecmf")
     assert ours["weighted_f1"] == pytest.approx(0.7) and ours["n"] == 300
     assert ours["seconds"] == 3 and "parameters" not in ours  # s2 does not know how many
-    assert ours["ci95"] == pytest.approx(
-        [0.7 - 4.3027 * 0.1 / 3**0.5, 0.7 + 4.3027 * 0.1 / 3**0.5], abs=1e-3
-    )
+    assert ours["ci95"] == pytest.approx([0.7 - 4.3027 * 0.1 / 3**0.5, 0.7 + 4.3027 * 0.1 / 3**0.5], abs=1e-3)
     (difference,) = found["differences"]
     assert difference["difference"] == pytest.approx(0.09)
     assert difference["p"] == pytest.approx(ttest_1samp([0.1, 0.09, 0.08], 0).pvalue)
@@ -401,8 +387,13 @@ def test_the_page_says_what_the_names_in_its_tables_mean(home):
     soup = BeautifulSoup(report.build_index("demo").read_text(), "html.parser")
     (table,) = [one.table for one in soup.select("details") if one.summary.text == "What the names mean"]
     assert [row.code.text for row in table.find_all("tr")] == [
-        "ecmf", "mult", "-searched", "-no-", "given, refined", "text, context"
-    ]  # fmt: skip
+        "ecmf",
+        "mult",
+        "-searched",
+        "-no-",
+        "given, refined",
+        "text, context",
+    ]
     assert set(scoreboard.MODELS) >= {*baselines.NETWORKS, *baselines.LINEAR}
 
 
@@ -480,8 +471,9 @@ def test_a_study_says_that_searched_models_stand_against_ecmf_with_searched_sett
     table = next(title for title in found.find_all("h3") if title.text == "ECMF against the others").find_next("table")
     rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr")[1:]]
     assert [(row[0], row[3], row[4]) for row in rows] == [
-        ("mult", "refined", "+0.300"), ("mult-searched", "refined, settings searched", "+0.300")
-    ]  # fmt: skip
+        ("mult", "refined", "+0.300"),
+        ("mult-searched", "refined, settings searched", "+0.300"),
+    ]
     assert "Test clips, scored on the known truth." in table.find_previous("p").text
 
 
@@ -569,9 +561,7 @@ def test_full_policy_shows_all():
     image = np.zeros((4, 4, 3), np.uint8)
     assert report.frame_for_report(image, "full") is image
     assert report.text_for_report("it's <b>", "full") == "it's <b>"  # a table escapes it
-    assert (
-        report.text_for_report(None, "full") == report.text_for_report(float("nan"), "full") == ""
-    )
+    assert report.text_for_report(None, "full") == report.text_for_report(float("nan"), "full") == ""
 
 
 def test_a_clip_plays_from_within_the_page_or_is_withheld(home):
@@ -607,9 +597,14 @@ def test_pages_open_without_network_or_console_error(home, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("'no clip has a face'", "no clip has a face"), ('"it\'s \\u00e9"', "it's é"), ("'open", "'open"),
-     ("{'a': 1}", "{'a': 1}"), ("", "")],
-)  # fmt: skip
+    [
+        ("'no clip has a face'", "no clip has a face"),
+        ('"it\'s \\u00e9"', "it's é"),
+        ("'open", "'open"),
+        ("{'a': 1}", "{'a': 1}"),
+        ("", ""),
+    ],
+)
 def test_a_sentence_of_a_cell_is_shown_without_quotes(given, said):
     assert markup.unquoted(given) == said
 

@@ -11,8 +11,12 @@ import pytest
 
 from ecmf_utils.paths import ROOT, read_json
 
-NOTEBOOKS = {"face": "21_extract_face", "scene": "22_extract_scene", "audio": "23_extract_audio",
-             "text": "24_extract_text"}  # fmt: skip
+NOTEBOOKS = {
+    "face": "21_extract_face",
+    "scene": "22_extract_scene",
+    "audio": "23_extract_audio",
+    "text": "24_extract_text",
+}
 CLIPS = 24
 
 pytestmark = pytest.mark.slow
@@ -35,8 +39,12 @@ def run(folder, branch, *sets):
     own = {"PYTHONPATH": str(folder), "ECMF_DATA": str(folder / "data"), "ECMF_REPORTS": str(folder / "reports")}
     subprocess.run(command, cwd=folder, env={**os.environ, **own}, check=True, capture_output=True)
     cells = json.loads((folder / "reports/tiny/runs" / NOTEBOOKS[branch] / "executed.ipynb").read_text())["cells"]
-    told = ["".join(output["data"]["text/plain"]) for cell in cells for output in cell.get("outputs", ())
-            if "data" in output and "".join(cell["source"]) == 'counts.attrs["speed"]']  # fmt: skip
+    told = [
+        "".join(output["data"]["text/plain"])
+        for cell in cells
+        for output in cell.get("outputs", ())
+        if "data" in output and "".join(cell["source"]) == 'counts.attrs["speed"]'
+    ]
     return int(re.search(r"^clips +(\d+)$", told[0], re.M)[1])
 
 

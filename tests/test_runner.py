@@ -61,9 +61,22 @@ def test_good_run_leaves_page_copy_and_record(notebooks, runs, home, capsys):
     assert record["seconds"] > 0
     assert record["peak_memory_mb"] > 30
     assert record.keys() == {
-        "notebook", "profile", "parameters", "started", "seconds", "peak_memory_mb", "device",
-        "commit", "dirty", "versions", "fingerprint", "status", "error", "inputs", "html",
-    }  # fmt: skip
+        "notebook",
+        "profile",
+        "parameters",
+        "started",
+        "seconds",
+        "peak_memory_mb",
+        "device",
+        "commit",
+        "dirty",
+        "versions",
+        "fingerprint",
+        "status",
+        "error",
+        "inputs",
+        "html",
+    }
     assert (home / "reports" / "tiny" / f"{NB}.html").exists()
     injected = json.loads((runs / "executed.ipynb").read_text())["cells"][2]
     assert "seed = 7" in "".join(injected["source"])

@@ -72,10 +72,7 @@ def refine(clips, change):
         for c in folds.index
         if folds[c] != k
     ]
-    rows += [
-        {"clip_id": "c78", "for_fold": k, "refined": "happy", "weight": 0.5, "action": "added"}
-        for k in (0, 1, 2)
-    ]
+    rows += [{"clip_id": "c78", "for_fold": k, "refined": "happy", "weight": 0.5, "action": "added"} for k in (0, 1, 2)]
     paths.write_parquet(pd.DataFrame(rows), data_dir("p") / "labels" / "refined.parquet")
     return folds
 
@@ -198,9 +195,11 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     done = {one["key"]: [one] for one in planned} | {"ecmf": [ours]}
     found = contrasts.families(done)
     assert {name: ours for name, (ours, _) in found.items()} == {
-        "other models, given labels": "ecmf-face+audio-given", "other models, refined labels": "ecmf",
-        "itself otherwise": "ecmf", "other models, settings searched": "ecmf-searched-face+audio-refined",
-    }  # fmt: skip
+        "other models, given labels": "ecmf-face+audio-given",
+        "other models, refined labels": "ecmf",
+        "itself otherwise": "ecmf",
+        "other models, settings searched": "ecmf-searched-face+audio-refined",
+    }
     assert found["other models, settings searched"][1] == ["lmf-searched-face+audio-refined"]
     singles = ["logreg-face-given", "logreg-audio-given"]
     assert found["other models, given labels"][1] == ["late-face+audio-given", *singles]
@@ -230,8 +229,11 @@ def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family()
 def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
     rows = comparison.plan([], ["late"], "", BRANCHES, False, (), ["ecmf", "logreg", "late", "stacked"], 4)
     assert [(row["model"], row["labels"], row["trials"]) for row in rows] == [
-        ("late", "refined", 0), ("ecmf-searched", "refined", 4), ("logreg", "refined", 0), ("stacked", "refined", 0)
-    ]  # fmt: skip
+        ("late", "refined", 0),
+        ("ecmf-searched", "refined", 4),
+        ("logreg", "refined", 0),
+        ("stacked", "refined", 0),
+    ]
 
 
 def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end():
@@ -241,8 +243,9 @@ def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end()
     assert grown == [["audio", "text"], ["face", "audio", "text"]]  # with scene: all but context, there already
     assert ["scene", "face", "audio", "text"] in [row["branches"] for row in rows]
     assert [(row["model"], row["base"], row["trials"]) for row in rows[-2:]] == [
-        ("ecmf-searched", "ecmf", 4), ("lmf-searched", "lmf", 4)
-    ]  # fmt: skip
+        ("ecmf-searched", "ecmf", 4),
+        ("lmf-searched", "lmf", 4),
+    ]
     assert len({row["key"] for row in rows}) == len(rows)
 
 
@@ -564,8 +567,17 @@ def test_scores_that_are_too_good_out_of_fold_are_doubted():
 
 def test_predictions_are_written_and_read(home):
     proba, weights = np.eye(4)[[0, 3, 1]], np.full((3, 2), 0.5)
-    runs.save_predictions("p", "ecmf", [*LABELS, "sad"], ["face", "text"], ["a", "b", "c"],
-                          ["oof", "test", "unlabelled"], proba, weights, 3)  # fmt: skip
+    runs.save_predictions(
+        "p",
+        "ecmf",
+        [*LABELS, "sad"],
+        ["face", "text"],
+        ["a", "b", "c"],
+        ["oof", "test", "unlabelled"],
+        proba,
+        weights,
+        3,
+    )
     table = runs.read_predictions("p", "ecmf")
     assert list(table["predicted"]) == ["neutral", "sad", "angry"]
     assert {"clip_id", "role", "p_happy", "w_face", "w_text", "seeds"} <= set(table)

@@ -212,7 +212,7 @@ def test_the_index_has_one_entry_for_all_shards(home):
     for key in KEYS:
         record(key, seconds=60.0)
     page = report.build_index("p", [NB]).read_text()
-    assert page.count(f"<br><span class=\"ok\">ok</span> · 3 of 3 shards · {pages.duration(180)} · 100 MB") == 1
+    assert page.count(f'<br><span class="ok">ok</span> · 3 of 3 shards · {pages.duration(180)} · 100 MB') == 1
     assert [link for link in re.findall(r'href="(2\d_[^"]+)"', page)] == [f"{NB}{key}.html" for key in KEYS]
     assert '<div class="big">1</div><small>notebooks run' in page
     assert len(read_json(reports_dir("p") / "results.json")["notebooks"]) == 3

@@ -30,9 +30,14 @@ def test_a_group_in_training_and_test_is_named():
     shared = leakage.shared(table, None)
     assert list(shared) == list(leakage.COLUMNS)
     assert shared.iloc[0].to_dict() == {
-        "kind": "group", "key": "ann", "n_clips": 2, "clips": ["c0", "c2"], "splits": "test+train", "folds": "",
+        "kind": "group",
+        "key": "ann",
+        "n_clips": 2,
+        "clips": ["c0", "c2"],
+        "splits": "test+train",
+        "folds": "",
         "groups": 1,
-    }  # fmt: skip
+    }
 
 
 def test_what_stays_in_one_split_and_fold_is_no_leak():
@@ -104,9 +109,10 @@ def test_at_most_twenty_clips_are_listed():
 
 def test_the_summary_counts_each_kind_even_where_there_is_nothing():
     table = manifest(
-        group=["a", "a", "b", "b", "c"], split=["train", "test", "train", "unlabelled", "train"],
+        group=["a", "a", "b", "b", "c"],
+        split=["train", "test", "train", "unlabelled", "train"],
         content_hash=["x", "y", "z", "w", "z"],
-    )  # fmt: skip
+    )
     counts = leakage.summary(leakage.shared(table, folds(0, 0, 1, 1, 2)))
     counts = counts.set_index("kind").drop(columns="meaning")
     assert list(counts) == ["clusters", "clips", "across train/test", "across folds", "with unlabelled"]

@@ -32,9 +32,17 @@ def test_clips():
 def run(problem, keep=None, seeds=(0, 1), maker=make, **kwargs):
     data, truth, groups, folds = problem
     return training.cross_validate(
-        maker, data, one_hot(truth), np.ones(len(truth)), folds, groups,
-        kwargs.pop("test", None), seeds=seeds, keep=keep, **kwargs,
-    )  # fmt: skip
+        maker,
+        data,
+        one_hot(truth),
+        np.ones(len(truth)),
+        folds,
+        groups,
+        kwargs.pop("test", None),
+        seeds=seeds,
+        keep=keep,
+        **kwargs,
+    )
 
 
 def test_every_clip_is_scored_once_per_seed(problem, test_clips):
@@ -364,9 +372,18 @@ PLAIN = np.repeat(np.eye(3), [60, 36, 24], axis=0)
 )
 def test_soft_targets_smoothing_and_balance_move_the_answer_to_where_they_should(targets, settings, wanted):
     model = baselines.make_model(
-        "concat", {"face": 2}, 3, hidden=4, dropout=0.0, lr=0.02, epochs=120, weight_decay=0.0, inner_fraction=0.0,
-        batch_size=120, **settings,
-    )  # fmt: skip
+        "concat",
+        {"face": 2},
+        3,
+        hidden=4,
+        dropout=0.0,
+        lr=0.02,
+        epochs=120,
+        weight_decay=0.0,
+        inner_fraction=0.0,
+        batch_size=120,
+        **settings,
+    )
     model.fit(same_looking(120), targets, np.ones(120), np.arange(120) % 12, seed=0)
     np.testing.assert_allclose(model.predict(same_looking(1))[0][0], wanted, atol=0.01)
 

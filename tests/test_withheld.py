@@ -49,11 +49,17 @@ def gated(tmp_path_factory):
     for i, name in enumerate(names):
         write_clip(source / "video" / f"{name}.mp4", striped(i), 12, tone(200 + 20 * i), 16000)
     train, test = names[:12], names[12:14]
-    write(source / "track1_train_disdim.csv", "name,discrete,valence",
-          [f"{name},{EMOTIONS[i % 2]},0.5" for i, name in enumerate(train)])  # fmt: skip
+    write(
+        source / "track1_train_disdim.csv",
+        "name,discrete,valence",
+        [f"{name},{EMOTIONS[i % 2]},0.5" for i, name in enumerate(train)],
+    )
     write(source / "track_all_candidates.csv", "name", test)
-    write(source / "subtitle_chieng.csv", "name,chinese,english",
-          [f"{name},{HAN}{i}在唱歌,the {WORD}{i} sings" for i, name in enumerate(names)])  # fmt: skip
+    write(
+        source / "subtitle_chieng.csv",
+        "name,chinese,english",
+        [f"{name},{HAN}{i}在唱歌,the {WORD}{i} sings" for i, name in enumerate(names)],
+    )
     (home / "spy").mkdir()
     (home / "spy" / "sitecustomize.py").write_text(SPY)
     return home
@@ -78,9 +84,11 @@ def ecmf(home, name, *words):
     """Run a command with data and reports under `name`; the pages, and what the figures said."""
     folder = home / name
     env = os.environ | {
-        "ECMF_DATA": str(folder / "data"), "ECMF_REPORTS": str(folder / "reports"),
-        "ECMF_SPY": str(folder / "spied.txt"), "PYTHONPATH": str(home / "spy"),
-    }  # fmt: skip
+        "ECMF_DATA": str(folder / "data"),
+        "ECMF_REPORTS": str(folder / "reports"),
+        "ECMF_SPY": str(folder / "spied.txt"),
+        "PYTHONPATH": str(home / "spy"),
+    }
     folder.mkdir(exist_ok=True)
     done = subprocess.run([sys.executable, "-m", "ecmf_utils.cli", *words], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

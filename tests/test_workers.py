@@ -64,8 +64,14 @@ def gone(pid, within=8.0):
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_results_come_in_the_order_of_the_items(n_workers):
     assert list(workers.parallel_map(square, range(7), n_workers, chunk=2)) == [
-        0, 1, 4, 9, 16, 25, 36,
-    ]  # fmt: skip
+        0,
+        1,
+        4,
+        9,
+        16,
+        25,
+        36,
+    ]
 
 
 def test_unordered_results_come_as_soon_as_they_are_there():

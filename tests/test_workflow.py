@@ -252,9 +252,7 @@ def test_killed_five_times_it_ends_with_the_same_scores(home):
         process.kill()
         process.wait()
     assert subprocess.run([*COMMAND, "tiny"], cwd=ROOT, env=_env(killed)).returncode == 0
-    scores = [
-        read_json(folder / "tiny" / "results.json")["scores"] for folder in (undisturbed, killed)
-    ]
+    scores = [read_json(folder / "tiny" / "results.json")["scores"] for folder in (undisturbed, killed)]
     assert scores[0] == scores[1] != []
 
 
