@@ -9,7 +9,6 @@ import pandas as pd
 
 from .findings import Findings
 from .listing import Medium, attach, by_name, finish, foreign, inside, list_media, root_of, stem
-from .mer import mer2023, mer2024, mer2025, mer2026
 from .sources import scan_folder
 from .tables import read_table, unique_names
 
@@ -249,9 +248,3 @@ def _from_media(
     no_label = rows["label"].isna() & (rows["split"] == "train")
     rows.loc[no_label, "split"] = "unlabelled"  # nothing to learn from, but still predicted
     return finish(rows.assign(language="en"), found, where)
-
-
-ADAPTERS = {
-    "folder": folder, "mer2023": mer2023, "mer2024": mer2024, "mer2025": mer2025, "mer2026": mer2026,
-    "ravdess": ravdess, "cremad": cremad, "meld": meld,
-}  # fmt: skip

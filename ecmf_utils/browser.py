@@ -15,9 +15,8 @@ import pandas as pd
 
 from .corpus import PROBLEMS, SPLITS
 from .explore import Note
-from .markup import data_uri
 from .media import MediaError, read_frames
-from .paths import EcmfError, resource
+from .paths import EcmfError, data_uri, resource
 from .playback import playback
 from .report import frame_for_report, text_for_report
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from . import adapters, corpus, labelset, leakage, params, probing, sources
-from .cells import unknown
+from . import corpus, labelset, leakage, params, probing, sources
 from .findings import Findings
-from .paths import ROOT, EcmfError, data_dir, given_path, write_json, write_parquet
+from .paths import ROOT, EcmfError, data_dir, given_path, unknown, write_json, write_parquet
 from .sources import MANIFEST_COLUMNS
 
 TABLES = ("folder", "features")  # kinds that read a CSV manifest of the user's
+# Where each kind of corpus is read or made, by dotted name: what is not used is not imported, and another
+# package's reader (`kind: "my_lab.corpus:read"`) is called in the same way.
+GENERATOR = "ecmf_utils.demo:generate"
+READERS = {
+    "folder": "ecmf_utils.adapters:folder",
+    "mer2023": "ecmf_utils.mer:mer2023",
+    "mer2024": "ecmf_utils.mer:mer2024",
+    "mer2025": "ecmf_utils.mer:mer2025",
+    "mer2026": "ecmf_utils.mer:mer2026",
+    "ravdess": "ecmf_utils.adapters:ravdess",
+    "cremad": "ecmf_utils.adapters:cremad",
+    "meld": "ecmf_utils.adapters:meld",
+}
 EXAMPLES = {"columns": '{"label": "emotion"}', "features": '{"audio": "audio.parquet"}'}
 MANY = 2**32
 
@@ -48,13 +61,15 @@ class Corpus:
     facts: dict[str, Any]
 
 
-def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
+def build(profile: str, settings: Mapping[str, Any], import_features: Callable[..., pd.DataFrame]) -> Corpus:
     """Read or generate a corpus, check it, and write its manifest and folds.
 
     Parameters
     ----------
     settings : mapping
         The parameters of `00_start_here`.
+    import_features : callable
+        `exchange.import_features`, for the branches that `settings["features"]` names.
 
     Raises
     ------
@@ -72,7 +87,9 @@ def build(profile: str, settings: Mapping[str, Any]) -> Corpus:
     merged = 0
     if settings["merge_leaks"]:
         clips, merged = leakage.merge_groups(clips, settings["merge_leaks"], prints)
-    _import(profile, clips, settings, found)  # before anything is replaced
+    for branch, name in settings["features"].items():  # before anything is replaced
+        imported = import_features(profile, branch, _source(profile, settings) / name, clips=clips)
+        found.extend(imported.attrs["findings"])
     clips = corpus.save(profile, clips, settings["labels"], truth)
     folds, untrained = _folds(clips, settings)
     shared = leakage.shared(clips, folds, prints)
@@ -107,14 +124,6 @@ def _check(profile: str, s: Mapping[str, Any]) -> None:
                 raise EcmfError(f"{name}: {key}: expected a name, found {value!r}; such as {EXAMPLES[name]}")
 
 
-def _import(profile: str, clips: pd.DataFrame, settings: Mapping[str, Any], found: Findings) -> None:
-    for branch, name in settings["features"].items():
-        from . import exchange
-
-        path = _source(profile, settings) / name
-        found.extend(exchange.import_features(profile, branch, path, clips=clips).attrs["findings"])
-
-
 def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
     folder = data_dir(profile)
     fold_facts = {"n_folds": settings["n_folds"], "seed": settings["seed"]}
@@ -129,10 +138,8 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
 
 def _rows(profile: str, s: Mapping[str, Any], found: Findings) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     if s["kind"] == params.GENERATED:
-        from . import demo  # needs the extra `demo`
-
         sizes = {name: s[name] for name in ("n_train", "n_test", "n_unlabelled")}
-        return demo.generate(data_dir(profile), seed=s["seed"], n_workers=s["n_workers"], **sizes)
+        return _function(GENERATOR)(data_dir(profile), seed=s["seed"], n_workers=s["n_workers"], **sizes)
     source = _source(profile, s)
     if s["kind"] in TABLES and s["manifest"]:
         how = {name: s[name] for name in ("columns", "encoding", "follow_links")}
@@ -140,10 +147,20 @@ def _rows(profile: str, s: Mapping[str, Any], found: Findings) -> tuple[pd.DataF
         return sources.read_manifest(_manifest(source, s["manifest"]), source, **how), None
     if s["kind"] == "features":
         raise EcmfError(f"profile {profile}: kind features needs a CSV with clip_id and label: --set manifest=FILE")
-    if s["kind"] not in adapters.ADAPTERS:
-        raise unknown("kind", s["kind"], [params.GENERATED, *TABLES, *adapters.ADAPTERS], f"profile {profile}")
-    read = adapters.ADAPTERS[s["kind"]]
+    if s["kind"] not in READERS and ":" not in s["kind"]:
+        raise unknown("kind", s["kind"], [params.GENERATED, "features", *READERS], f"profile {profile}")
+    read = _function(READERS.get(s["kind"], s["kind"]), f"profile {profile}: ")
     return read(source, found, encoding=s["encoding"], follow_links=s["follow_links"]), None
+
+
+def _function(name: str, where: str = "") -> Callable[..., Any]:
+    """The function of a dotted name such as `my_lab.corpus:read`."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = f"cannot be imported ({error}); expected package.module:function"
+        raise EcmfError(f"{where}kind {name}: {reason}") from error
 
 
 def _source(profile: str, s: Mapping[str, Any]) -> Path:

@@ -19,9 +19,9 @@ import pandas as pd
 import yaml
 
 from . import hub
-from .cells import declared, unknown
+from .cells import declared
 from .params import BRANCHES, load_profile, profile_names, profiles_dir
-from .paths import ROOT, EcmfError, resource, show, write_text
+from .paths import ROOT, EcmfError, resource, show, unknown, write_text
 from .pipeline import STEPS
 
 COLUMNS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import io
 import json
 import math
@@ -11,13 +10,13 @@ import operator
 import os
 import re
 import tokenize
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .paths import ROOT, EcmfError, show
+from .paths import ROOT, EcmfError, show, unknown
 
 
 @dataclass(frozen=True)
@@ -267,12 +266,3 @@ SCALARS = {
     "str": _str, "int": _int, "float": _float, "bool": _bool, "dict": _dict, "Dict": _dict,
     "None": _none, "NoneType": _none, "Any": lambda value: value,
 }  # fmt: skip
-
-
-def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> EcmfError:
-    """The error for a name that does not exist: what was meant, and what there is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    guess = f"; did you mean {close[0]}?" if close else ""
-    head = f"{where}: " if where else ""
-    return EcmfError(f"{head}unknown {what} '{name}'{guess} (known: {', '.join(known) or 'none'})")

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from . import cells, params, pipeline
+from . import cells, params, paths, pipeline
 from .paths import EcmfError, data_dir, given_path, own_name, reports_dir, show
 
 EXAMPLES = """examples:
@@ -45,11 +45,11 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from . import build, corpus_summary
+    from . import build, corpus_summary, exchange
 
     profile, sets = params.prepare(options.profile, options.set)
     params.check_sets(sets, [pipeline.START])
-    made = build.build(profile, params.resolve(pipeline.START, profile, sets))
+    made = build.build(profile, params.resolve(pipeline.START, profile, sets), exchange.import_features)
     print(corpus_summary.summary(made))
     print(f"\nManifest: {show(data_dir(profile) / 'clips.parquet')}")
     return 0
@@ -63,7 +63,7 @@ def _import(options: argparse.Namespace) -> int:
     pairs = [(branch, given_path(path)) for branch, path in map(_pair, options.features)]
     for branch, path in pairs:
         if branch not in branches:
-            raise cells.unknown("branch", branch, branches, f"profile {profile}")
+            raise paths.unknown("branch", branch, branches, f"profile {profile}")
         own_name(branch)
         if not path.exists():
             raise EcmfError(f"{path}: no such folder or table of features")
@@ -89,7 +89,7 @@ def _export(options: argparse.Namespace) -> int:
     there = [b for b in known if "@" not in b and (features.folder(options.profile, b) / "selected.json").exists()]
     for branch in options.branches or there or known:
         if branch not in known:
-            raise cells.unknown("branch", branch, known, f"profile {options.profile}")
+            raise paths.unknown("branch", branch, known, f"profile {options.profile}")
         how = {"suffix": options.suffix, "overwrite": options.overwrite}
         written = exchange.export_features(options.profile, branch, given_path(options.to), **how)
         print("\n".join([written.to_string(index=False), *written.attrs["lines"]]), flush=True)
@@ -99,11 +99,11 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from . import report
+    from . import results
 
     members = params.load_profile(options.profile)["members"]
-    moved = [f"{name}: {line}" for name in members for line in report.verify(name)]
-    moved += [] if members else report.verify(options.profile)
+    moved = [f"{name}: {line}" for name in members for line in results.verify(name)]
+    moved += [] if members else results.verify(options.profile)
     for line in moved:
         print(line)
     print(f"{options.profile}: {len(moved)} figures moved" if moved else f"{options.profile}: ok")
@@ -111,14 +111,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> int:
-    from . import report
+    from . import index
 
     members = params.load_profile(options.profile)["members"]
     for name in members:
         if (reports_dir(name) / "runs").exists():
-            report.build_index(name, pipeline.order(name))
+            index.build_index(name, pipeline.order(name))
     order = [] if members else pipeline.order(options.profile)
-    print(f"Report: {show(report.build_index(options.profile, order))}")
+    print(f"Report: {show(index.build_index(options.profile, order))}")
     return 0
 
 

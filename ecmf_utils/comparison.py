@@ -13,9 +13,9 @@ import pandas as pd
 from . import baselines, learning, official, paths, runs, spaces, training, workers
 from .course import minutes
 from .features import take
+from .metrics import OURS, SEARCHED
 from .paths import EcmfError
 from .progress import watch
-from .results import OURS, SEARCHED
 
 FEW, TYPICAL = 4, 48  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
 LONGEST = 120  # letters of all branches in the name of a file

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from . import corpus, metrics, runs
-from .results import OURS, SEARCHED
+from .metrics import OURS, SEARCHED
 
 SAME = 1e-9  # differences of a score, and of an interval's ends, below which there is none
 

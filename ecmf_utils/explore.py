@@ -92,7 +92,7 @@ def _measure_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sound(sound: np.ndarray) -> dict[str, float]:
-    level = _levels(sound)
+    level = levels(sound)
     if not len(level):
         return {}
     loud, quiet = np.percentile(level, [90, 10])
@@ -103,7 +103,7 @@ def _sound(sound: np.ndarray) -> dict[str, float]:
     return {"loudness_dbfs": float(overall), "snr_db": float(loud - quiet), "speech_s": float(speech)}
 
 
-def _levels(sound: np.ndarray) -> np.ndarray:
+def levels(sound: np.ndarray) -> np.ndarray:
     windows = sound[: len(sound) // WINDOW * WINDOW].reshape(-1, WINDOW)
     return 20 * np.log10(np.sqrt((windows**2).mean(1)) + FLOOR)
 
@@ -117,7 +117,7 @@ def speech_windows(sound: np.ndarray) -> np.ndarray:
         Louder than 25 dB below the loud windows (95th percentile), 6 dB above the quiet ones (10th) and
         -60 dBFS; gaps under 125 ms are closed, sounds under 75 ms left out.
     """
-    level = _levels(sound)
+    level = levels(sound)
     if not len(level):
         return np.zeros(0, bool)
     loud, quiet = np.percentile(level, [95, 10])

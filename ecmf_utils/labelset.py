@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from .cells import unknown
 from .findings import Findings
-from .paths import EcmfError
+from .paths import EcmfError, unknown
 
 
 def check(labels: Sequence[str], label_map: Mapping[str, str | None], where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import base64
 import html
 import io
 import re
@@ -18,6 +17,8 @@ from bs4 import BeautifulSoup, Tag
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+
+from .paths import data_uri
 
 TAGS = (
     "a abbr audio b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
@@ -178,11 +179,6 @@ def unquoted(text: str) -> str:
 def console(text: str) -> str:
     """Terminal output as text, without its colour codes."""
     return html.escape(ANSI.sub("", text))
-
-
-def data_uri(content: bytes, mime: str) -> str:
-    """Bytes as an address that needs no file."""
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def svg_uri(source: str) -> str:

@@ -12,6 +12,8 @@ from .paths import EcmfError
 
 MIN_CLUSTERS = 4  # with fewer groups nothing can be said about new ones: clips are drawn instead
 METRICS = ("weighted_f1", "accuracy", "macro_f1")
+OURS = "ecmf"  # the model that every other one is compared with
+SEARCHED = "-searched"  # ends the name of a model whose settings were searched
 
 
 class Interval(NamedTuple):

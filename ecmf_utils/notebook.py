@@ -60,7 +60,7 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
             write_json(made_path(name, profile, key), made)
     seed_everything(values.get("seed", 0))
     _limit_threads()
-    _set_theme()
+    _show_whole_sentences()
     seed = f" · seed {values['seed']}" if "seed" in values else ""
     # the builtin, since a notebook may have a name `print` of its own in `scope`
     builtins.print(f"{name} · profile {profile}{seed} · {device(values.get('device', 'auto'))}")
@@ -111,12 +111,9 @@ def _limit_threads() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-def _set_theme() -> None:
+def _show_whole_sentences() -> None:
     import pandas as pd
 
-    from . import theme
-
-    theme.set_theme()
     pd.set_option("display.max_colwidth", 200)
 
 

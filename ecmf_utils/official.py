@@ -7,6 +7,7 @@ fold counts, and that maximum is what it reports (MERTools, github.com/zeroQiaob
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterable
@@ -19,11 +20,15 @@ from scipy.special import softmax
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
+from . import training
+from .checkpoints import libraries, read_model, write_model
+from .code import digest_modules
 from .features import Features
+from .learning import Problem
 from .metrics import weighted_f1
 from .networks import OfficialAttention
 from .optimisation import reproducible
-from .paths import EcmfError
+from .paths import EcmfError, data_dir
 from .progress import track
 
 FOLDS, BATCH, HIDDEN, DROPOUT, LR = 5, 32, 128, 0.5, 1e-4  # the last three: known draws of the toolkit
@@ -128,6 +133,23 @@ def cross_validate(
     settled = float(np.mean([np.median(curve[-SETTLED:]) for curve in curves]))
     proba = softmax(np.mean(predicted, axis=0), axis=1)  # the toolkit averages what comes before the softmax
     return OfficialRun(proba, reported, settled, curves, time.process_time() - start)
+
+
+def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) -> OfficialRun:
+    """The protocol of the official toolkit on the given labels; read from disk where nothing it sees has changed."""
+    labelled, n = problem.labelled(), len(problem.given)
+    folder = data_dir(profile) / "runs" / "official"
+    kept = ("reported", "settled", "curves", "cpu_s")
+    seen = training.seen_by(labelled, problem.given, np.ones(n), np.zeros(n, int), problem.group[:n], problem.test)
+    made_by = [training.code(), digest_modules("ecmf_utils.official"), *libraries()]
+    recipe = {"seen": seen, "code": made_by, "n_classes": len(problem.labels), "seed": seed, "epochs": epochs}
+    with contextlib.suppress(EcmfError):  # there is none, or of something else, or broken: it is made again
+        arrays, info = read_model(folder, recipe)
+        return OfficialRun(arrays["test"], **{key: info[key] for key in kept})
+    about = {"seed": seed, "epochs": epochs}
+    found = cross_validate(labelled, problem.given, problem.test, len(problem.labels), **about)
+    write_model(folder, {"test": found.test}, recipe, {key: getattr(found, key) for key in kept})
+    return found
 
 
 def epoch_cost(data: Features, y: np.ndarray, test: Features, n_classes: int, repeats: int = 5) -> tuple[float, float]:

@@ -231,6 +231,6 @@ def _thumbnail(encoded: str) -> str | None:
     image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=80, optimize=True)
-    from .markup import data_uri
+    from .paths import data_uri
 
     return data_uri(packed.getvalue(), "image/jpeg")

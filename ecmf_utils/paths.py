@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import difflib
 import hashlib
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,15 @@ PLAIN = 100  # letters of a name that every file system takes
 
 class EcmfError(Exception):
     """A mistake the user can mend, told in one line: which file, what was expected, what to do."""
+
+
+def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> EcmfError:
+    """The error for a name that does not exist: what was meant, and what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    head = f"{where}: " if where else ""
+    return EcmfError(f"{head}unknown {what} '{name}'{guess} (known: {', '.join(known) or 'none'})")
 
 
 def data_dir(profile: str) -> Path:
@@ -165,6 +176,11 @@ def file_name(name: str) -> str:
     if len(name) <= PLAIN and re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", name):
         return name
     return f"{slug(name)[:PLAIN]}-{digest(name)}"
+
+
+def data_uri(content: bytes, mime: str) -> str:
+    """Bytes as an address that needs no file."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
 def read_json(path: Path | str, made_by: str = "") -> Any:

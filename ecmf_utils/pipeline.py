@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cells import unknown
 from .params import START, load_profile
-from .paths import EcmfError, data_dir, named, read_json, reports_dir, show
+from .paths import EcmfError, data_dir, named, read_json, reports_dir, show, unknown
 
 
 @dataclass(frozen=True)

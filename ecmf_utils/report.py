@@ -1,4 +1,4 @@
-"""The reports: notebook pages, the index with `results.json`, and what media they may show."""
+"""What media a page may show: frames, sounds and transcripts as `media_in_reports` allows them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,7 @@ import numpy as np
 import pandas as pd
 
 from . import media
-from .index import build_index
-from .markup import data_uri
-from .pages import to_html
-from .paths import EcmfError
-from .results import problems, verify, write_reference
-
-__all__ = [
-    "build_index",
-    "frame_for_report",
-    "problems",
-    "sound_for_report",
-    "text_for_report",
-    "to_html",
-    "verify",
-    "video_for_report",
-    "write_reference",
-]
+from .paths import EcmfError, data_uri
 
 MEDIA_POLICIES = ("none", "blurred", "full")
 WITHHELD = "(withheld)"

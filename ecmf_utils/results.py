@@ -19,8 +19,6 @@ SCORE_KEYS = (
 )  # fmt: skip
 COST_KEYS = ("seconds", "parameters")  # as far as a row has them
 SEED_KEYS = ("seed_mean", "seed_sd")  # of runs with several seeds
-OURS = "ecmf"
-SEARCHED = "-searched"  # ends the name of a model whose settings were searched
 IDENTITY = ("model", "branches", "labels", "split", "scored_on")
 CLIP_KEYS = ("total", "train", "test", "unlabelled", "problems")
 # a score may differ this much between machines: other BLAS, other thread count, other codec build

@@ -133,7 +133,7 @@ class Run:
             return self._end("ok")
 
     def _publish(self) -> None:
-        from . import report
+        from . import pages
 
         n_shards, detour = self.values.get("n_shards", 1), pipeline.trained_elsewhere(self.values)
         if n_shards > 1:
@@ -144,7 +144,7 @@ class Run:
             os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
         self._update("ok")
         order = pipeline.order(self.profile)
-        report.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
+        pages.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
         if "n_shards" in self.values:
             shards.settle(self.nb, self.profile, n_shards)
 

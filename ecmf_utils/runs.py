@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, learning, metrics, official, paths, search, training
-from .checkpoints import INFO, libraries, read_model, write_model
-from .code import digest_modules
+from . import corpus, learning, metrics, paths, search, training
+from .checkpoints import INFO
 from .learning import Problem
 from .paths import EcmfError, data_dir, read_json, write_json
 
@@ -92,23 +90,6 @@ def settings(profile: str, key: str) -> dict[str, Any]:
 def _seen(problem: Problem) -> str:
     given = (problem.targets.__getitem__, problem.weights.__getitem__, problem.fold, problem.group)
     return training.seen_by(problem.data, *given, problem.test)
-
-
-def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) -> official.OfficialRun:
-    """The protocol of the official toolkit on the given labels; read from disk where nothing it sees has changed."""
-    labelled, n = problem.labelled(), len(problem.given)
-    folder = data_dir(profile) / "runs" / "official"
-    kept = ("reported", "settled", "curves", "cpu_s")
-    seen = training.seen_by(labelled, problem.given, np.ones(n), np.zeros(n, int), problem.group[:n], problem.test)
-    made_by = [training.code(), digest_modules("ecmf_utils.official"), *libraries()]
-    recipe = {"seen": seen, "code": made_by, "n_classes": len(problem.labels), "seed": seed, "epochs": epochs}
-    with contextlib.suppress(EcmfError):  # there is none, or of something else, or broken: it is made again
-        arrays, info = read_model(folder, recipe)
-        return official.OfficialRun(arrays["test"], **{key: info[key] for key in kept})
-    about = {"seed": seed, "epochs": epochs}
-    found = official.cross_validate(labelled, problem.given, problem.test, len(problem.labels), **about)
-    write_model(folder, {"test": found.test}, recipe, {key: getattr(found, key) for key in kept})
-    return found
 
 
 # ---- scores

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from .markup import data_uri
-from .results import COST_KEYS, OURS, SEARCHED
+from .metrics import OURS, SEARCHED
+from .paths import data_uri
+from .results import COST_KEYS
 
 # the first that exists is shown open: test clips and known truth say most
 TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import textwrap
 import warnings
@@ -59,6 +60,10 @@ class Picture(Figure):
     alt = "Figure"
     photo = False
 
+    def __init__(self, **layout: object) -> None:
+        set_theme()
+        super().__init__(**layout)
+
     def __repr__(self) -> str:
         return f"<Figure: {self.alt}>"
 
@@ -82,8 +87,9 @@ class Picture(Figure):
         return packed.getvalue()
 
 
+@functools.cache  # once a process: whoever changes the look afterwards keeps the change
 def set_theme() -> None:
-    """Apply the look to everything matplotlib and seaborn draw from here on."""
+    """Apply the look to everything matplotlib and seaborn draw from here on; the first figure does."""
     installed = set(font_manager.get_font_names())
     rc = {
         "figure.dpi": 100,

@@ -57,13 +57,13 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
     int
         0, or 1 when a notebook failed.
     """
-    from . import report
+    from . import index
 
     profile, sets = params.prepare(profile, sets)
     if members := params.load_profile(profile)["members"]:
         failed = [member for member in _in_turn(profile, members) if _failed(member, sets, cores, dry_run)]
         if not dry_run:
-            print(f"Report: {show(report.build_index(profile))}")
+            print(f"Report: {show(index.build_index(profile))}")
         return 1 if failed else 0
     params.check_sets(sets, pipeline.order(profile))
     shards.counts(profile, sets, pipeline.order(profile))  # a number that cannot be is refused at once
@@ -79,7 +79,7 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
             return follower.tell_plan()
         if follower.planned or _index_is_old(profile):
             try:
-                report.build_index(profile, order)
+                index.build_index(profile, order)
             except EcmfError as error:  # the runs count for more than their summary
                 print(f"index: {error}", file=sys.stderr)
                 code = code or 1

@@ -53,8 +53,8 @@ def make_clip(path, seconds=1.2, fps=12, sound=True, size=(120, 160)):
 
 def build(profile="p", **settings):
     """The corpus that `00_start_here` would make with these parameters."""
-    from ecmf_utils import build, params
+    from ecmf_utils import build, exchange, params
 
     values = params.resolve("00_start_here", "tiny") | {"kind": "folder", "n_workers": 1}
     values |= {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return build.build(profile, values)
+    return build.build(profile, values, exchange.import_features)

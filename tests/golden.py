@@ -60,9 +60,9 @@ def hash_profile(profile):
         branch, chosen = folder.name, features.selected(profile, folder.name)
         status = features.status_table(profile, [branch])
         hashes[f"features/{branch}/status"] = digest_table(status, ["clip_id"])
-        clip_ids, vectors = features.matrix(profile, branch)
-        hashes[f"features/{branch}/vectors"] = digest_array(vectors)
-        hashes[f"features/{branch}/clips"] = digest_value(list(clip_ids))
+        table = features.load(profile, [branch])
+        hashes[f"features/{branch}/vectors"] = digest_array(table.x[branch])
+        hashes[f"features/{branch}/clips"] = digest_value([list(table.clip_ids), table.present[branch].tolist()])
         hashes[f"features/{branch}/recipe"] = digest_value(chosen["recipe"])
     keys = {"labels/refined": ["clip_id", "for_fold"], "faces/faces": ["clip_id", "time_s"], "clips": ["clip_id"]}
     keys |= {f"predictions/{path.stem}": ["clip_id", "role"] for path in (data / "predictions").glob("*.parquet")}

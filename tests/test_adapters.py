@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ecmf_utils import labelset, probing, sources
-from ecmf_utils.adapters import ADAPTERS
+from ecmf_utils.build import READERS, _function
 from ecmf_utils.findings import Findings
 from ecmf_utils.listing import COLUMNS
 from ecmf_utils.paths import EcmfError
@@ -34,7 +34,7 @@ def mer2025(tmp_path, clips):
 def read(corpus, folder, **how):
     """Rows by clip_id, and the findings."""
     found = Findings()
-    return ADAPTERS[corpus](folder, found, **how).set_index("clip_id"), found
+    return _function(READERS[corpus])(folder, found, **how).set_index("clip_id"), found
 
 
 # ---- each corpus
@@ -543,7 +543,7 @@ def read_all(folder):
     """The rows after the labels were looked at, and the findings; an error counts as its line."""
     found = Findings()
     try:
-        rows = ADAPTERS["mer2025"](folder, found)
+        rows = _function(READERS["mer2025"])(folder, found)
     except EcmfError as error:
         return None, [str(error)]
     rows, _ = labelset.apply(rows, SIX, {}, found, "profile mer2025")
@@ -659,7 +659,7 @@ def test_a_label_file_without_its_split_is_one_line(tmp_path, clips):
         read("mer2025", folder)
 
 
-@pytest.mark.parametrize("corpus", [name for name in ADAPTERS if name != "folder"])
+@pytest.mark.parametrize("corpus", [name for name in READERS if name != "folder"])
 def test_another_folder_is_refused_with_what_was_expected_and_what_is_there(corpus, tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(EcmfError, match=r"not the layout of [A-Z0-9-]+: expected .*; found notes\.txt") as caught:
@@ -667,7 +667,7 @@ def test_another_folder_is_refused_with_what_was_expected_and_what_is_there(corp
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("corpus", ADAPTERS)
+@pytest.mark.parametrize("corpus", READERS)
 def test_a_folder_that_is_not_there_is_refused(corpus, tmp_path):
     with pytest.raises(EcmfError, match="gone: not a folder"):
         read(corpus, tmp_path / "gone")

@@ -11,7 +11,7 @@ import pytest
 
 from ecmf_utils import browser, corpus, media, playback
 from ecmf_utils.clipwriter import write_clip
-from ecmf_utils.markup import data_uri
+from ecmf_utils.paths import data_uri
 from tests.browser import chromium, needs_chromium
 from tests.conftest import make_clip
 

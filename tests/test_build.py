@@ -138,3 +138,27 @@ def test_source_that_was_refused_is_not_remembered(source, home, tmp_path, monke
     with pytest.raises(EcmfError):
         build("tiny", source=tmp_path / "mistyped")
     assert read_json(data_dir("tiny") / "source.json")["source"] == str(source)
+
+
+# ---- a reader of one's own
+
+
+READER = """
+import pandas as pd
+
+def read(source, found, *, encoding="", follow_links=False):
+    clips = sorted(source.glob("*.mp4"))
+    same = {"text": "x", "label": "happy", "split": "train", "status": "ok"}
+    return pd.DataFrame([{"clip_id": c.stem, "video": str(c), "group": c.stem, **same} for c in clips])
+"""
+
+
+def test_another_package_s_reader_is_called_by_its_dotted_name(source, home, tmp_path, monkeypatch):
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "corpus.py").write_text(READER)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(build("p", kind="my_lab.corpus:read", source=source, labels=LABELS).clips) == 12
+    with pytest.raises(EcmfError, match="kind my_lab.corpus:write: cannot be imported .* expected package.module:func"):
+        build("p", kind="my_lab.corpus:write", source=source)
+    with pytest.raises(EcmfError, match="unknown kind 'ravdes'; did you mean ravdess?"):
+        build("p", kind="ravdes", source=source)

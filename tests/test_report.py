@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from scipy.stats import ttest_1samp
 
-from ecmf_utils import baselines, cli, markup, pages, pipeline, report, results, scoreboard
+from ecmf_utils import baselines, cli, index, markup, pages, pipeline, report, results, scoreboard
 from ecmf_utils.paths import (
     EcmfError,
     data_dir,
@@ -68,7 +68,7 @@ def publish(home, *extra, name="10_explore_corpus", profile="demo", **settings):
     executed.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook(*extra), executed)
     page = reports_dir(profile) / f"{name}.html"
-    return report.to_html(executed, page, profile, **settings).read_text(encoding="utf-8")
+    return pages.to_html(executed, page, profile, **settings).read_text(encoding="utf-8")
 
 
 def record(name, profile="demo", **changes):
@@ -197,7 +197,7 @@ def test_a_broken_notebook_is_one_line(home):
     broken = home / "executed.ipynb"
     broken.write_text("{")
     with pytest.raises(EcmfError, match="not a notebook"):
-        report.to_html(broken, home / "x.html", "demo")
+        pages.to_html(broken, home / "x.html", "demo")
 
 
 def test_numeric_columns_are_marked_and_text_is_not():
@@ -245,7 +245,7 @@ def test_a_path_in_a_table_of_prose_may_break_at_its_folders():
 
 
 def test_index_works_with_nothing_run(home):
-    page = report.build_index("demo", order=["00_start_here"]).read_text()
+    page = index.build_index("demo", order=["00_start_here"]).read_text()
     assert "not run yet" in page and "No scores yet" in page
 
 
@@ -254,7 +254,7 @@ def test_results_have_the_keys_of_the_contract(home):
     record("00_start_here")
     publish(home, name="00_start_here")
     scores(score(), score("logreg", 0.3, ["face"], "given"))
-    report.build_index("demo")
+    index.build_index("demo")
     found = read_json(reports_dir("demo") / "results.json")
     assert set(found) >= ISSUE_KEYS and found["schema_version"] == 1
     assert found["clips"] == {"total": 4, "train": 2, "test": 1, "unlabelled": 1, "problems": 2}
@@ -266,7 +266,7 @@ def test_results_have_the_keys_of_the_contract(home):
 
 def test_results_hold_no_invalid_number(home):
     scores(score(f1=0.5, macro_f1=float("nan")))
-    report.build_index("demo")
+    index.build_index("demo")
     text = (reports_dir("demo") / "results.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["scores"][0]["macro_f1"] is None
 
@@ -276,7 +276,7 @@ def test_a_score_row_without_a_key_is_named(home):
     del row["ci95"]
     scores(score(), row)
     with pytest.raises(EcmfError, match=r"scores\.json: row 1 lacks ci95"):
-        report.build_index("demo")
+        index.build_index("demo")
 
 
 def test_index_escapes_and_refers_to_nothing_outside(home):
@@ -285,7 +285,7 @@ def test_index_escapes_and_refers_to_nothing_outside(home):
     record("40_refine_labels", status="died", error=f"the kernel died {EVIL}")
     publish(home, new_markdown_cell(EVIL))
     scores(score(), score(EVIL, 0.2, [EVIL], "given"))
-    page = report.build_index("demo").read_text()
+    page = index.build_index("demo").read_text()
     assert not re.search(r"<script|<[^>]*\sonerror=", page)
     assert outside(page) == []
     assert "the kernel died &lt;script&gt;" in page and "data:image/jpeg;base64," in page
@@ -299,7 +299,7 @@ def test_problems_are_gathered_from_every_step(home):
     write_parquet(rows, data_dir("demo") / "features" / "face" / "m" / "utterance" / "0.parquet")
     chosen = {"slug": "m", "level": "utterance"}
     write_json(data_dir("demo") / "features" / "face" / "selected.json", chosen)
-    table = report.problems("demo")
+    table = results.problems("demo")
     told = set(zip(table["clip_id"], table["step"], table["code"], strict=True))
     assert told == {
         ("b", "corpus", "silent_sound"),
@@ -314,7 +314,7 @@ def test_problems_are_gathered_from_every_step(home):
 def test_failed_and_stale_runs_are_named(home, monkeypatch):
     record("20_detect_faces", status="failed", error="clips.parquet: row 3\nmore")
     record("21_extract_face", inputs={str(home / "gone.parquet"): "00"})
-    page = report.build_index("demo").read_text()
+    page = index.build_index("demo").read_text()
     assert "20_detect_faces failed: clips.parquet: row 3<" in page
     assert "21_extract_face is stale" in page and "gone.parquet is gone" in page
 
@@ -331,13 +331,13 @@ def test_a_changed_input_makes_a_run_stale(home):
 
 def test_corpus_without_labels_says_why_there_are_no_scores(home):
     corpus(labelled=False)
-    page = report.build_index("demo").read_text()
+    page = index.build_index("demo").read_text()
     assert "No clip of this corpus carries a label" in page and "No scores yet" not in page
 
 
 def test_key_figure_is_the_refined_run_not_the_best_on_test(home):
     scores(score(f1=0.61, labels="refined"), score(f1=0.69, labels="given"))
-    page = report.build_index("demo").read_text()
+    page = index.build_index("demo").read_text()
     assert '<div class="big">0.610</div>' in page
 
 
@@ -350,8 +350,8 @@ def test_study_pools_its_members(home):
         corpus(name)
         cost = {"seconds": 2 + number} | ({"parameters": 5} if number < 2 else {})
         scores(score(f1=f1, **cost), score("logreg", f1 - 0.1 + 0.01 * number), profile=name)
-        report.build_index(name)
-    page = report.build_index("all", members=["s0", "s1", "s2", "s3"])
+        index.build_index(name)
+    page = index.build_index("all", members=["s0", "s1", "s2", "s3"])
     found = read_json(page.parent / "results.json")
     ours = next(row for row in found["scores"] if row["model"] == "ecmf")
     assert ours["weighted_f1"] == pytest.approx(0.7) and ours["n"] == 300
@@ -369,10 +369,10 @@ def test_a_study_tells_a_corpus_that_runs_or_lacks_scores_from_one_that_failed(h
         corpus(name)
         record("51_compare_runs", profile=name, status=status, error="no" if status == "failed" else None)
         scores(*([] if name == "s3" else [score()]), profile=name)
-        report.build_index(name)
+        index.build_index(name)
     (reports_dir("s2") / "runs" / "20_detect_faces").mkdir()
     (reports_dir("s2") / "runs" / "20_detect_faces" / "run.json").write_text("{")
-    soup = BeautifulSoup(report.build_index("all", members=list(states)).read_text(), "html.parser")
+    soup = BeautifulSoup(index.build_index("all", members=list(states)).read_text(), "html.parser")
     shown = {page.b.text: page.find(class_="what").find_all("span")[-1].text for page in soup.select(".page")}
     assert shown == {"s0": "ok", "s1": "running", "s2": "died", "s3": "incomplete"}
     said = [line.text for line in soup.select(".note.bad li")]
@@ -384,7 +384,7 @@ def test_a_study_tells_a_corpus_that_runs_or_lacks_scores_from_one_that_failed(h
 def test_the_page_says_what_the_names_in_its_tables_mean(home):
     corpus()
     scores(score(), score("mult-searched", 0.5), score("ecmf-no-attention", 0.6), score("new", 0.4, branches=("face",)))
-    soup = BeautifulSoup(report.build_index("demo").read_text(), "html.parser")
+    soup = BeautifulSoup(index.build_index("demo").read_text(), "html.parser")
     (table,) = [one.table for one in soup.select("details") if one.summary.text == "What the names mean"]
     assert [row.code.text for row in table.find_all("tr")] == [
         "ecmf",
@@ -400,9 +400,9 @@ def test_the_page_says_what_the_names_in_its_tables_mean(home):
 def test_what_all_rows_have_in_common_is_said_once(home):
     corpus()
     scores(score(n=7), score("late", n=7))
-    assert "7 clips. Weighted F1" in report.build_index("demo").read_text()
+    assert "7 clips. Weighted F1" in index.build_index("demo").read_text()
     scores(score(n=7), score("late", n=6))
-    soup = BeautifulSoup(report.build_index("demo").read_text(), "html.parser")
+    soup = BeautifulSoup(index.build_index("demo").read_text(), "html.parser")
     heads = [cell.text for cell in soup.table.find_all("th")]
     assert heads[7] == "clips" and [row.find_all("td")[7].text for row in soup.tbody.find_all("tr")] == ["7", "6"]
 
@@ -411,8 +411,8 @@ def test_a_study_s_scores_stay_between_0_and_1_and_its_card_says_what_it_rests_o
     for number, f1 in enumerate([0.5, 1.0]):
         corpus(f"s{number}")
         scores(score(f1=f1, n=50), profile=f"s{number}")
-        report.build_index(f"s{number}")
-    page = report.build_index("all", members=["s0", "s1"])
+        index.build_index(f"s{number}")
+    page = index.build_index("all", members=["s0", "s1"])
     assert read_json(page.parent / "results.json")["scores"][0]["ci95"] == [0.0, 1.0]
     assert "; 2 corpora, 100 clips" in page.read_text()
 
@@ -431,8 +431,8 @@ def test_a_study_says_what_each_part_adds(home):
             score("logreg", 0.6, labels="refined", branches=branches),
         ]
         scores(*rows, profile=name)
-        report.build_index(name)
-    text = BeautifulSoup(report.build_index("all", members=["s0", "s1", "s2"]).read_text(), "html.parser")
+        index.build_index(name)
+    text = BeautifulSoup(index.build_index("all", members=["s0", "s1", "s2"]).read_text(), "html.parser")
     tables = {title.text: title.find_next("table") for title in text.find_all("h3")}
     parts = [[cell.text for cell in row.find_all("td")] for row in tables["What each part adds"].find_all("tr")[1:]]
     assert parts == [
@@ -451,8 +451,8 @@ def test_a_row_that_stands_twice_or_has_no_score_does_not_count_in_a_study(home)
         corpus(f"s{number}")
         rows = [score(f1=0.1), score(f1=f1, seconds=None), score("logreg", f1 - 0.1 * number)]
         scores(*rows, score("mult", float("nan"), accuracy=float("nan")), profile=f"s{number}")
-        report.build_index(f"s{number}")
-    page = report.build_index("all", members=["s0", "s1", "s2"])
+        index.build_index(f"s{number}")
+    page = index.build_index("all", members=["s0", "s1", "s2"])
     found = json.loads((page.parent / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert [(row["model"], row["corpora"]) for row in found["scores"]] == [("ecmf", 3), ("logreg", 3)]
     assert [(row["model"], row["corpora"]) for row in found["differences"]] == [("logreg", 3)]
@@ -466,8 +466,8 @@ def test_a_study_says_that_searched_models_stand_against_ecmf_with_searched_sett
         corpus(f"s{number}")
         rows = [score(f1=0.8), score("ecmf-searched", 0.9), score("mult-searched", 0.6), score("mult", 0.5)]
         scores(*rows, profile=f"s{number}")
-        report.build_index(f"s{number}")
-    found = BeautifulSoup(report.build_index("all", members=["s0", "s1", "s2"]).read_text(), "html.parser")
+        index.build_index(f"s{number}")
+    found = BeautifulSoup(index.build_index("all", members=["s0", "s1", "s2"]).read_text(), "html.parser")
     table = next(title for title in found.find_all("h3") if title.text == "ECMF against the others").find_next("table")
     rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr")[1:]]
     assert [(row[0], row[3], row[4]) for row in rows] == [
@@ -500,18 +500,18 @@ def referenced(home, monkeypatch):
     monkeypatch.setattr(results.paths, "resource", lambda name: home / name)
     corpus()
     scores(score(), score("logreg", 0.5))
-    report.build_index("demo")
-    report.write_reference("demo")
+    index.build_index("demo")
+    results.write_reference("demo")
 
 
 def test_verify_accepts_what_it_was_written_from(referenced):
-    assert report.verify("demo") == []
+    assert results.verify("demo") == []
 
 
 def test_verify_says_which_figure_moved(referenced):
     scores(score(f1=0.6, accuracy=0.7, macro_f1=0.69), score("logreg", 0.49))
-    report.build_index("demo")
-    assert report.verify("demo") == [
+    index.build_index("demo")
+    assert results.verify("demo") == [
         "ecmf on face+text (refined labels, test, scored on truth): weighted f1 is 0.6, "
         "reference 0.7 ± 0.03: moved by -0.1"
     ]
@@ -520,23 +520,23 @@ def test_verify_says_which_figure_moved(referenced):
 def test_verify_says_what_is_missing(referenced):
     scores(score())
     corpus()
-    report.build_index("demo")
-    (line,) = report.verify("demo")
+    index.build_index("demo")
+    (line,) = results.verify("demo")
     assert line.startswith("logreg on face+text") and "missing" in line
 
 
 def test_verify_counts_clips(referenced):
     clips = pd.DataFrame({"clip_id": ["a"], "label": ["sad"], "split": ["train"], "status": ["ok"]})
     write_parquet(clips.assign(problem=None), data_dir("demo") / "clips.parquet")
-    report.build_index("demo")
-    assert "clips total is 1, reference 4 ± 0: moved by -3" in report.verify("demo")
+    index.build_index("demo")
+    assert "clips total is 1, reference 4 ± 0: moved by -3" in results.verify("demo")
 
 
 def test_verify_without_reference_or_run_is_one_line(home):
     with pytest.raises(EcmfError, match="no reference for nothing"):
-        report.verify("nothing")
+        results.verify("nothing")
     with pytest.raises(EcmfError, match="run ecmf reproduce demo first"):
-        report.write_reference("demo")
+        results.write_reference("demo")
 
 
 # ---- media policy
@@ -588,8 +588,8 @@ def test_pages_open_without_network_or_console_error(home, tmp_path):
     record("10_explore_corpus")
     publish(home, new_markdown_cell(EVIL), code("1", shown({"text/html": EVIL})))
     scores(score(), score("logreg", 0.5))
-    index = report.build_index("demo")
-    for page in (index, index.with_name("10_explore_corpus.html")):
+    front = index.build_index("demo")
+    for page in (front, front.with_name("10_explore_corpus.html")):
         seen = visit(page, tmp_path / "page.png", open_details=True)
         assert seen.console == [] and seen.requests == []
         assert seen.overflow == 0

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from ecmf_utils import baselines, comparison, contrasts, corpus, course, learning, linear, paths, runs
+from ecmf_utils import baselines, comparison, contrasts, corpus, course, learning, linear, official, paths, runs
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .conftest import build
@@ -617,10 +617,10 @@ def test_a_run_of_50_that_failed_before_its_end_is_not_compared_with(profile):
 
 def test_the_official_protocol_is_read_back_until_something_changes(profile, monkeypatch):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    first = runs.official_protocol("p", problem, 0, 2)
-    monkeypatch.setattr(runs.official, "cross_validate", lambda *a, **k: pytest.fail("run again"))
-    again = runs.official_protocol("p", problem, 0, 2)
+    first = official.official_protocol("p", problem, 0, 2)
+    monkeypatch.setattr(official, "cross_validate", lambda *a, **k: pytest.fail("run again"))
+    again = official.official_protocol("p", problem, 0, 2)
     assert np.array_equal(again.test, first.test) and again.curves == first.curves
     assert (again.reported, again.settled, again.optimism) == (first.reported, first.settled, first.optimism)
     with pytest.raises(pytest.fail.Exception, match="run again"):
-        runs.official_protocol("p", problem, 1, 2)
+        official.official_protocol("p", problem, 1, 2)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_utils import features, notebook, pages, pipeline, report, runner, shards, workflow
+from ecmf_utils import features, index, notebook, pages, pipeline, runner, shards, workflow
 from ecmf_utils.follower import Follower
 from ecmf_utils.paths import ROOT, EcmfError, data_dir, read_json, reports_dir, write_json, write_text
 
@@ -211,7 +211,7 @@ def record(key, **changes):
 def test_the_index_has_one_entry_for_all_shards(home):
     for key in KEYS:
         record(key, seconds=60.0)
-    page = report.build_index("p", [NB]).read_text()
+    page = index.build_index("p", [NB]).read_text()
     assert page.count(f'<br><span class="ok">ok</span> · 3 of 3 shards · {pages.duration(180)} · 100 MB') == 1
     assert [link for link in re.findall(r'href="(2\d_[^"]+)"', page)] == [f"{NB}{key}.html" for key in KEYS]
     assert '<div class="big">1</div><small>notebooks run' in page
@@ -221,9 +221,9 @@ def test_the_index_has_one_entry_for_all_shards(home):
 def test_the_index_says_which_shards_are_missing_or_failed(home):
     record(KEYS[0])
     record(KEYS[2])
-    assert '<span class="incomplete">incomplete</span> · 2 of 3 shards' in report.build_index("p").read_text()
+    assert '<span class="incomplete">incomplete</span> · 2 of 3 shards' in index.build_index("p").read_text()
     record(KEYS[1], status="failed", error="no\nmore")
-    page = report.build_index("p").read_text()
+    page = index.build_index("p").read_text()
     assert '<span class="failed">failed</span> · 3 of 3 shards' in page
     assert '<span class="failed">01</span>' in page and f"{NB}--01-of-03 failed: no" in page
 
@@ -231,7 +231,7 @@ def test_the_index_says_which_shards_are_missing_or_failed(home):
 def test_all_shards_are_stale_together_and_said_to_be_so_once(home):
     for key in KEYS:
         record(key, inputs={str(home / "gone.parquet"): "00"})
-    assert report.build_index("p").read_text().count(f"{NB} is stale") == 1
+    assert index.build_index("p").read_text().count(f"{NB} is stale") == 1
 
 
 def test_progress_names_shards_and_counts_them_as_runs(notebooks, capsys):
