@@ -248,7 +248,7 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
     return model
 
 
-def maker(name: str, dims: dict[str, int], n_classes: int, **settings: Any) -> Callable[[], Any]:
+def bind_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any) -> Callable[[], Any]:
     """A function that makes untrained models of one kind; mistakes are told now, not in a fold."""
     make_model(name, dims, n_classes, **settings)
     return partial(make_model, name, dims, n_classes, **settings)

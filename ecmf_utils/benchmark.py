@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import encoders, features, media, workers
+from . import clipwriter, encoders, features, readers, workers
 
 SOUND_RATE = 16000
 # branch -> family and size of the random-weight model; what the names stand for is in `untrained`
@@ -56,7 +56,7 @@ def make_clips(folder: Path, count: int, height: int, seed: int = 0, duration_s:
         length = duration_s * rng.uniform(2 / 3, 4 / 3)
         sound = rng.normal(0, 0.1, int(length * SOUND_RATE)).astype(np.float32)
         name = f"clip{i:03d}"
-        media.write_clip(folder / f"{name}.mp4", _moving(rng, int(length * 25), height), 25, sound, crf=28)
+        clipwriter.write_clip(folder / f"{name}.mp4", _moving(rng, int(length * 25), height), 25, sound, crf=28)
         text = " ".join(rng.choice(WORDS, rng.integers(5, 16)))
         path = str(folder / f"{name}.mp4")
         row = {"clip_id": name, "video": path, "audio": None, "text": text, "duration_s": length}
@@ -87,7 +87,7 @@ def efficiency(
     """
     encoder = encoders.load(name, branch, device=device, **how)
     reader = _reader(branch, encoder)
-    rows = features.text_rows(clips) if encoder.modality == "text" else clips
+    rows = readers.distinct_texts(clips) if encoder.modality == "text" else clips
     ready = [encoder.ready(reader(row)) for row in rows.to_dict("records")]
     parts = [ready[i : i + features.PART] for i in range(0, len(ready), features.PART)]
     with tempfile.TemporaryDirectory() as folder:
@@ -144,10 +144,10 @@ def _utilisation(call: Callable[[], Any], device: str) -> float | None:
 
 def _reader(branch: str, encoder: encoders.Encoder) -> Callable[[dict[str, Any]], Any]:
     if branch == "scene":
-        return partial(features.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side())
+        return partial(readers.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side())
     if branch == "audio":
-        return partial(features.read_audio, sample_rate=encoder.sample_rate or SOUND_RATE)
-    return features.read_text
+        return partial(readers.read_audio, sample_rate=encoder.sample_rate or SOUND_RATE)
+    return readers.read_text
 
 
 def peak_memory(counts: Sequence[int], name: str) -> pd.DataFrame:

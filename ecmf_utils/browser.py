@@ -18,7 +18,7 @@ from .explore import Note
 from .media import MediaError, read_frames
 from .paths import EcmfError, data_uri, resource
 from .playback import playback
-from .report import frame_for_report, text_for_report
+from .report import show_frame, show_text
 
 LISTED = 200  # clips on one page of the list
 MENU = 60  # with more groups than this, a name is typed instead of chosen
@@ -45,7 +45,7 @@ def is_live() -> bool:
     return served and importlib.util.find_spec("anywidget") is not None
 
 
-def clip_browser(
+def browse_clips(
     clips: pd.DataFrame, labels: Sequence[str], media_in_reports: str, n_static: int = 5
 ) -> ClipBrowser | ClipTable | Note:
     """Filters, a list and a player in JupyterLab (see `is_live`), otherwise a table of `n_static` clips.
@@ -123,7 +123,7 @@ class ClipTable:
 def _row(clip: Mapping[str, Any], policy: str) -> list[str]:
     cells = [_known(clip[name]) for name in ("clip_id", "label", "split", "group")]
     seconds = "" if pd.isna(clip["duration_s"]) else f"{clip['duration_s']:.1f}"
-    words = text_for_report(clip["text"], policy)
+    words = show_text(clip["text"], policy)
     problems = _known(clip["problem"]).replace(";", ", ")
     return [_picture(clip, policy), *(html.escape(cell) for cell in (*cells, seconds, words, problems))]
 
@@ -140,7 +140,7 @@ def _picture(clip: Mapping[str, Any], policy: str) -> str:
     except MediaError as error:
         return html.escape(error.code)
     out = BytesIO()
-    Image.fromarray(frame_for_report(frame, policy)).save(out, "JPEG", quality=75)
+    Image.fromarray(show_frame(frame, policy)).save(out, "JPEG", quality=75)
     name = html.escape(clip["clip_id"], quote=True)
     return f'<img src="{data_uri(out.getvalue(), "image/jpeg")}" alt="{name}" width="112">'
 

@@ -90,9 +90,9 @@ def build(profile: str, settings: Mapping[str, Any], import_features: Callable[.
     for branch, name in settings["features"].items():  # before anything is replaced
         imported = import_features(profile, branch, _source(profile, settings) / name, clips=clips)
         found.extend(imported.attrs["findings"])
-    clips = corpus.save(profile, clips, settings["labels"], truth)
+    clips = corpus.save_clips(profile, clips, settings["labels"], truth)
     folds, untrained = _folds(clips, settings)
-    shared = leakage.shared(clips, folds, prints)
+    shared = leakage.find_leaks(clips, folds, prints)
     dropped = int(fates.loc[fates["how"] == "dropped", "clips"].sum())
     facts = {"kind": settings["kind"], "untrained": untrained, "merged_groups": merged}
     facts |= {"dropped": dropped, "probed": int(clips["content_hash"].notna().sum())}

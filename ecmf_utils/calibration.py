@@ -12,7 +12,7 @@ from .metrics import expected_calibration_error
 RANGE = (0.05, 20.0)  # of temperatures
 
 
-def temperature(y: np.ndarray, proba: np.ndarray) -> float:
+def fit_temperature(y: np.ndarray, proba: np.ndarray) -> float:
     """The temperature whose probabilities are likeliest for labels y (N,); above 1: the model is too sure.
 
     Learn it on clips that neither trained the model nor are scored with it.
@@ -25,12 +25,12 @@ def temperature(y: np.ndarray, proba: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(surprise, bounds=np.log(RANGE), method="bounded").x))
 
 
-def scaled(proba: np.ndarray, at: float) -> np.ndarray:
+def scale_temperature(proba: np.ndarray, at: float) -> np.ndarray:
     """Probabilities (N, C) at another temperature; the largest stays the largest."""
     return softmax(_logs(proba) / at, axis=1)
 
 
-def table(
+def tabulate_calibration(
     y: np.ndarray, oof: np.ndarray, folds: np.ndarray, test_y: np.ndarray | None = None, test: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Expected calibration error before and after, out-of-fold and on test clips.
@@ -52,12 +52,12 @@ def table(
         held = folds == fold
         if held.all():
             break
-        found.append(temperature(y[~held], oof[~held]))
-        calibrated[held] = scaled(oof[held], found[-1])
+        found.append(fit_temperature(y[~held], oof[~held]))
+        calibrated[held] = scale_temperature(oof[held], found[-1])
     rows["out-of-fold"] = _row(y, oof, calibrated, float(np.mean(found or [1.0])))
     if test_y is not None and len(test_y):
-        at = temperature(y, oof)
-        rows["test"] = _row(test_y, test, scaled(test, at), at)
+        at = fit_temperature(y, oof)
+        rows["test"] = _row(test_y, test, scale_temperature(test, at), at)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

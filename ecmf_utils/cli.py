@@ -48,8 +48,8 @@ def _corpus(options: argparse.Namespace) -> int:
     from . import build, corpus_summary, exchange
 
     profile, sets = params.prepare(options.profile, options.set)
-    params.check_sets(sets, [pipeline.START])
-    made = build.build(profile, params.resolve(pipeline.START, profile, sets), exchange.import_features)
+    params.check_sets(sets, [params.START])
+    made = build.build(profile, params.resolve(params.START, profile, sets), exchange.import_features)
     print(corpus_summary.summary(made))
     print(f"\nManifest: {show(data_dir(profile) / 'clips.parquet')}")
     return 0
@@ -83,10 +83,12 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from . import exchange, features
+    from . import exchange, selection
 
     known = params.load_profile(options.profile)["branches"]
-    there = [b for b in known if "@" not in b and (features.folder(options.profile, b) / "selected.json").exists()]
+    there = [
+        b for b in known if "@" not in b and (selection.branch_folder(options.profile, b) / "selected.json").exists()
+    ]
     for branch in options.branches or there or known:
         if branch not in known:
             raise paths.unknown("branch", branch, known, f"profile {options.profile}")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from .explore import RATE, WINDOW, Note, speech_windows
+from .explore import RATE, WINDOW, Note, find_speech
 from .plots import spectrogram
 from .theme import ACCENT, Picture, emotion_colours, plain
 
@@ -37,7 +37,7 @@ class Photos(Picture):
 def contact_sheets(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], labels: Sequence[str]) -> Figure | Note:
     """A row of pictures for each name; `rows` maps it to pairs of a uint8 (H, W, 3) image and a caption.
 
-    Pictures are to have passed `report.frame_for_report`. A name that is one of `labels` has that label's colour.
+    Pictures are to have passed `report.show_frame`. A name that is one of `labels` has that label's colour.
     """
     rows = {name: tiles for name, tiles in rows.items() if tiles}
     if not rows:
@@ -71,7 +71,7 @@ def _tail(name: str, width: int) -> str:
     return plain(name if len(name) <= width else "…" + name[1 - width :], width)
 
 
-def closely(
+def clip_timeline(
     sound: np.ndarray | None, frames: Sequence[np.ndarray], duration_s: float, title: str = ""
 ) -> Figure | Note:
     """One clip along its time: frames, wave with the windows taken for speech, spectrogram.
@@ -115,7 +115,7 @@ def _strip(ax: Axes, frames: Sequence[np.ndarray], duration_s: float) -> None:
 
 
 def _wave(ax: Axes, sound: np.ndarray) -> None:
-    spoken = speech_windows(sound)
+    spoken = find_speech(sound)
     marks = {"step": "post", "color": SHADE, "lw": 0, "transform": ax.get_xaxis_transform()}
     ax.fill_between(np.arange(len(spoken)) * WINDOW / RATE, 0, 1, where=spoken, **marks)
     parts = np.pad(sound, (0, -len(sound) % ENVELOPE)).reshape(-1, ENVELOPE)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from . import baselines, learning, official, paths, runs, spaces, training, workers
+from . import baselines, learning, linear, official, paths, runs, spaces, workers
 from .course import minutes
-from .features import take
+from .features import take_clips
 from .metrics import OURS, SEARCHED
 from .paths import EcmfError
 from .progress import watch
@@ -23,7 +23,7 @@ TOO_GOOD = 0.15  # weighted F1 by which out-of-fold may exceed test before a rea
 ABLATIONS = {"attention": False, "residual": False, "auxiliary": False, "weighting": False, "branch_dropout": 0.0}
 
 
-def plan(
+def plan_runs(
     models: Iterable[str],
     refined: Iterable[str],
     single: str,
@@ -51,7 +51,7 @@ def plan(
         raise EcmfError(f"searched_models: {', '.join(lacking)} has no entry in spaces.SPACES: nothing to search")
     whole = [(model, "given") for model in models] + [(model, "refined") for model in refined]
     rows = [_planned(model, branches, names) for model, names in whole if (model, names) != (OURS, ours)]
-    rows += singles(single, branches, "given")
+    rows += plan_single_branches(single, branches, "given")
     if ablations:
         rows += [_planned(OURS, branches, ours, {part: value}) for part, value in ABLATIONS.items()]
         rows += [_planned(OURS, [b for b in branches if b != out], ours) for out in branches if len(branches) > 1]
@@ -67,7 +67,7 @@ def plan(
     return list({row["key"]: row for row in rows}.values())
 
 
-def singles(model: str, branches: Iterable[str], labels: str) -> list[dict[str, Any]]:
+def plan_single_branches(model: str, branches: Iterable[str], labels: str) -> list[dict[str, Any]]:
     """The runs of a model on each branch alone, as `plan` has them; none without a model."""
     return [_planned(model, [branch], labels) for branch in branches] if model else []
 
@@ -134,11 +134,11 @@ def _run(
     once = seeds if baselines.is_random(one["base"]) else seeds[:1]
     result = runs.cross_validate(profile, one["key"], problem, make, once)
     rows = runs.score_rows(profile, problem, result, one["model"])
-    runs.save(profile, one["key"], problem, result, rows)
+    runs.save_run(profile, one["key"], problem, result, rows)
     return one["key"], rows
 
 
-def estimate(
+def estimate_minutes(
     profile: str,
     planned: list[dict[str, Any]],
     labels: Sequence[str],
@@ -189,10 +189,10 @@ def _timed(
     planned = one | {"trials": 0, "settings": one["settings"] | short}
     problem, make = _prepared(profile, planned, labels, seed, FEW if short else epochs, steps)
     fold = int(problem.fold[problem.fold >= 0].min())
-    train = training.training_rows(problem.fold, problem.group, fold)
+    train = linear.training_rows(problem.fold, problem.group, fold)
     data = (problem.targets[fold][train], problem.weights[fold][train], problem.group[train])
     start = time.perf_counter()
-    make().fit(take(problem.data, train), *data, seed=seed)
+    make().fit(take_clips(problem.data, train), *data, seed=seed)
     return (time.perf_counter() - start) * (whole / FEW if short else 1), len(problem.targets)
 
 
@@ -210,21 +210,21 @@ def _prepared(
         make = partial(spaces.searched, *about, n_trials=one["trials"], seed=seed, **settings)
         make()  # mistakes are told now, not in a fold
         return problem, make
-    return problem, baselines.maker(*about, **settings)
+    return problem, baselines.bind_model(*about, **settings)
 
 
-def shown_split(scores: pd.DataFrame) -> str:
+def choose_split(scores: pd.DataFrame) -> str:
     """Where runs are compared: on test clips, or out-of-fold where the corpus has no labelled ones."""
     return "test" if (scores["split"] == "test").any() else "oof"
 
 
-def described(row: Mapping[str, Any], branches: Sequence[str]) -> str:
+def describe_run(row: Mapping[str, Any], branches: Sequence[str]) -> str:
     """A score row in words: model, branches, labels it learned from."""
     used = "all" if list(row["branches"]) == list(branches) else "+".join(row["branches"])
     return " · ".join([row["model"], used, row["labels"]])
 
 
-def doubt(rows: Sequence[dict[str, Any]]) -> str:
+def warn_of_leaks(rows: Sequence[dict[str, Any]]) -> str:
     """One line on whether the out-of-fold scores of a run can be believed, given its test scores."""
     seen = {split: [r["weighted_f1"] for r in rows if r["split"] == split] for split in ("oof", "test")}
     if not seen["test"]:

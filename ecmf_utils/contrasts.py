@@ -14,7 +14,7 @@ from .metrics import OURS, SEARCHED
 SAME = 1e-9  # differences of a score, and of an interval's ends, below which there is none
 
 
-def families(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, list[str]]]:
+def pair_runs(done: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, list[str]]]:
     """What is compared with what: name of a family to the key of our run and those of the others.
 
     Other models against ECMF trained on the same labels (against notebook 50's where there is none), ECMF as notebook
@@ -42,13 +42,15 @@ def _is_whole(row: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     return row["model"] == OURS and row["branches"] == ours["branches"]
 
 
-def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str], role: str = "test") -> pd.DataFrame:
+def compare_paired(
+    profile: str, key: str, others: Iterable[str], labels: Sequence[str], role: str = "test"
+) -> pd.DataFrame:
     """Weighted F1 of run `key` minus that of each other run on the same clips of a role, test or oof.
 
     Returns
     -------
     DataFrame
-        As that of `differences`, and `over`: groups, speakers (see `runs.clusters`) or clips, whichever were drawn.
+        As that of `differences`, and `over`: groups, speakers (see `runs.cluster_clips`) or clips, whichever were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}
@@ -58,7 +60,7 @@ def paired(profile: str, key: str, others: Iterable[str], labels: Sequence[str],
     }
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
     y = clips["label"].reindex(ids).map(code).to_numpy(int)
-    groups, unit = runs.clusters(clips, ids)
+    groups, unit = runs.cluster_clips(clips, ids)
     proba = {name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()}
     ours = proba.pop(key)
     found = differences(y, ours, proba if ids else {}, groups)

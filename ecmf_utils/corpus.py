@@ -199,7 +199,7 @@ def balanced_group_folds(clips: pd.DataFrame, n_folds: int) -> pd.DataFrame:
 # ---- the whole
 
 
-def save(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
+def save_clips(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
     """Validate and write `clips.parquet` (and `truth.parquet`) of a profile; returns the checked manifest."""
     clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
     for column in ("video", "audio"):  # relative inside the project, so that the folder can be moved
@@ -210,7 +210,7 @@ def save(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFra
     return clips
 
 
-def problem_counts(clips: pd.DataFrame) -> pd.DataFrame:
+def count_problems(clips: pd.DataFrame) -> pd.DataFrame:
     """How often each problem occurs: columns `problem`, `meaning`, `clips`."""
     codes = clips["problem"].dropna().str.split(";").explode()
     counts = codes.value_counts()

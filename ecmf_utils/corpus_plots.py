@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .explore import Note
 from .theme import ACCENT, INK, MISSING, NO_LABEL, emotion_colours, picture, plain
-from .words import unit
+from .words import choose_unit
 
 FEW_GROUPS = 24  # up to here each has a row of its own
 SHOWN_VALUES = 6  # of frame sizes and rates; the rest is one bar
@@ -184,7 +184,7 @@ def speech(said: pd.DataFrame, rates: pd.Series, scripts: pd.Series) -> Figure |
     known = said.dropna(subset=["script"])
     if known.empty:
         return Note("No clip has a transcript.")
-    counted = unit(known["script"])
+    counted = choose_unit(known["script"])
     figure, (length, rate) = picture(1, 2, height=2.9, alt="Transcript length and speech rate")
     order = list(known["script"].value_counts().index[: len(SHADES)])
     colours = dict(zip(order, SHADES, strict=False))

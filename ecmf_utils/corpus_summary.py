@@ -30,10 +30,10 @@ def summary(made: Corpus) -> str:
         parts.append(("Labels: the corpus's own, and what they become", made.label_map.fillna("–").set_index("found")))
     if clips["label"].notna().any():
         parts.append(("Labels by split", pd.crosstab(clips["label"], clips["split"]).rename_axis(columns=None)))
-    if len(problems := corpus.problem_counts(clips)):
+    if len(problems := corpus.count_problems(clips)):
         parts.append(("Problems", problems.set_index("problem")))
     if len(made.shared):
-        parts.append(("Shared across splits or folds", leakage.summary(made.shared)))
+        parts.append(("Shared across splits or folds", leakage.summarise_leaks(made.shared)))
     if len(made.folds):
         parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
     text = "\n\n".join(f"{title}\n{_short(table)}" for title, table in parts)

@@ -24,9 +24,9 @@ def minutes(
 
     Parameters
     ----------
-    planned : rows of `comparison.plan`
+    planned : rows of `comparison.plan_runs`
     estimate : DataFrame
-        Of `comparison.estimate` for these rows.
+        Of `comparison.estimate_minutes` for these rows.
     began : float
         Seconds since the epoch; older fits were there before.
     ended : keys of the runs that are over

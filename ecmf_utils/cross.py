@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from . import features
+from . import selection
 from .paths import EcmfError
 
 
@@ -20,7 +20,7 @@ def same_recipes(profile: str, train_profile: str, branches: Sequence[str]) -> N
         Names the branch and both extractions.
     """
     for branch in branches:
-        here, there = (features.selected(name, branch) for name in (profile, train_profile))
+        here, there = (selection.read_selected(name, branch) for name in (profile, train_profile))
         if here["recipe_hash"] != there["recipe_hash"]:
             raise EcmfError(
                 f"branch {branch}: {profile} has {here['slug']} of {here['dim']} numbers and {train_profile} has "

@@ -15,10 +15,9 @@ import pandas as pd
 
 from . import paths, people, progress, scene, voice
 from .clipwriter import write_clip
-from .recipes import GENERATOR_VERSION, N_BLOCKS, RELIABILITY, plan
+from .recipes import GENERATOR_VERSION, N_BLOCKS, plan
 from .workers import parallel_map
 
-__all__ = ["GENERATOR_VERSION", "RELIABILITY", "generate", "make_clip", "plan"]
 RECORD = "generated.jsonl"  # one line for each clip that is complete
 
 

@@ -15,10 +15,8 @@ import numpy as np
 from . import classical
 from .inference import Batches, check_layers, choose_device, choose_precision
 from .paths import EcmfError
-from .pretrained import load_timm, load_transformers, mend_torchvision
+from .pretrained import load_timm, load_transformers
 from .trial import tried
-
-__all__ = ["Encoder", "load", "mend_torchvision", "pool", "pooled_dim"]
 
 VERSION = 1  # raise it when a change here changes any vector: stored rows are then computed again
 MODALITY = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text", "context": "text"}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import encoders, paths, workers
+from . import encoders, paths, pretrained, workers
 from .media import MediaError
 from .progress import Meter
 from .readers import Timed
@@ -35,7 +35,7 @@ def encode_all(
         yield from workers.parallel_map(job, todo, n_workers, chunk=2)
         return
     job = partial(read_row, read_input=read_input, encoder=encoder.without_model())
-    setup = encoders.mend_torchvision if encoder.prepare else None
+    setup = pretrained.mend_torchvision if encoder.prepare else None
     inputs = workers.parallel_map(job, todo, n_workers, setup, ahead=part)
     most = FULL_BATCHES * encoder.batches.budget if encoder.batches else None
     for batch in _portions(inputs, part, most):

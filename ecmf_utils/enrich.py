@@ -38,7 +38,7 @@ class Answer(BaseModel):
     reading: str = Field(min_length=1, max_length=600)
 
 
-def messages(text: str, labels: list[str]) -> list[dict[str, str]]:
+def build_messages(text: str, labels: list[str]) -> list[dict[str, str]]:
     """The chat that is sent for a transcript; nothing but the transcript enters it."""
     keys = ", ".join(f'"{label}": 0.0' for label in labels)
     return [{"role": "user", "content": PROMPT.format(keys=keys, text=text)}]
@@ -111,7 +111,7 @@ def ask(
     client = llm.make_client(model, base_url, allow_remote)
     rows = []
     for text in track(distinct, len(distinct), "enrich"):
-        key = digest(model, base_url, PROMPT_VERSION, messages(text, labels), llm.SAMPLING)
+        key = digest(model, base_url, PROMPT_VERSION, build_messages(text, labels), llm.SAMPLING)
         if key not in cache:
             cache[key] = _ask(client, text, labels)
             append_line(folder / "cache.jsonl", {"key": key} | cache[key], "answers so far are kept")
@@ -132,7 +132,7 @@ def ask(
 
 
 def _ask(client: llm.Client, text: str, labels: list[str]) -> dict[str, str]:
-    chat, raw, fault = messages(text, labels), "", ""
+    chat, raw, fault = build_messages(text, labels), "", ""
     for _ in range(2):
         try:
             raw = client(chat)
@@ -182,7 +182,7 @@ def read_answers(profile: str) -> pd.DataFrame:
     )
 
 
-def render(answer: dict[str, Any], labels: list[str]) -> str | None:
+def render_answer(answer: dict[str, Any], labels: list[str]) -> str | None:
     """The enriched text that the `context` branch encodes; None where the model gave no answer."""
     if answer.get("status") != "ok":
         return None
@@ -192,7 +192,7 @@ def render(answer: dict[str, Any], labels: list[str]) -> str | None:
     return f"{answer['reading']} Likely feeling: {likely}.{cues}"
 
 
-def distributions(profile: str, clips: pd.DataFrame, labels: list[str]) -> np.ndarray:
+def read_distributions(profile: str, clips: pd.DataFrame, labels: list[str]) -> np.ndarray:
     """The model's distribution for each clip, shape (N, C); NaN where it gave none."""
     answers = read_answers(profile).set_index("text")
     columns = [f"p_{label}" for label in labels]

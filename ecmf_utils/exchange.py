@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import features, npyfolder, paths, vectors, vectortables
+from . import encoders, features, npyfolder, paths, selection, vectors, vectortables
 from .findings import Findings
 from .progress import track
 from .published import UNSAFE, Fault, Published, check_names, unusable
@@ -67,7 +67,7 @@ def import_features(
     found = Findings()
     clip_ids = [str(one) for one in clips["clip_id"]]
     source = look(path, clip_ids, found, id_column)
-    store = Store(features.folder(profile, branch), source.dim, recipe(source, pooling), 0, 1)
+    store = Store(selection.branch_folder(profile, branch), source.dim, recipe(source, pooling), 0, 1)
     rows = [{"clip_id": one, "content_hash": source.stamps.get(one, NOT_THERE)} for one in clip_ids]
     done = store.kept(rows, retry_failed=True)
     todo = [one for one in clip_ids if one not in done]
@@ -83,8 +83,8 @@ def import_features(
         store.drop_parts()
         raise unusable(Path(path), first)
     store.merge(rows)
-    selected = features.select(profile, branch, store)
-    _tell_absent(features.status_table(profile, [branch]), source, found)
+    selected = selection.select_store(profile, branch, store)
+    _tell_absent(features.read_status(profile, [branch]), source, found)
     if zeros:
         found.add("zero_vectors", source.file, f"{zeros:,} clips have vectors of zeros; kept as they came")
     return _summary(selected, source, found, len(todo))
@@ -117,8 +117,8 @@ def export_features(
         A clip_id or folder name that is not safe as a file name, two that differ only in case, other files in
         the way, or files of the same name with other numbers in them.
     """
-    chosen = features.selected(profile, branch)
-    states = features.status_table(profile, [branch]).drop(columns="branch")
+    chosen = selection.read_selected(profile, branch)
+    states = features.read_status(profile, [branch]).drop(columns="branch")
     known = states.loc[states["status"] == "ok", "clip_id"].tolist()
     check_names(known, f"features/{branch}")
     folder = _target(Path(out_dir), _public_name(chosen["recipe"]), suffix or ENDINGS[chosen["level"]])
@@ -159,8 +159,8 @@ def look(path: Path | str, clip_ids: Iterable[str], found: Findings, id_column: 
 
 def recipe(source: Published, pooling: str = "mean") -> dict[str, Any]:
     """What decides about stored vectors that were imported; the place they came from is not in it."""
-    if pooling not in features.encoders.POOLINGS:
-        raise paths.EcmfError(f"pooling={pooling!r}: expected one of {', '.join(features.encoders.POOLINGS)}")
+    if pooling not in encoders.POOLINGS:
+        raise paths.EcmfError(f"pooling={pooling!r}: expected one of {', '.join(encoders.POOLINGS)}")
     own = {"name": f"imported-{source.name}", "layers": "as-published", "revision": "as-published", "imported": True}
     own |= {"source": source.name, "level": source.level, "dtype": source.dtype, "dim": source.dim}
     return own | {"pooling": pooling, "extra": {}}
@@ -241,7 +241,7 @@ def _public_name(recipe: dict[str, Any]) -> str:
 
 def _arrays(profile: str, branch: str, level: str) -> Iterator[tuple[str, np.ndarray]]:
     """What is written for each clip that has a vector: (D,), or (T, D) at frame level."""
-    for clip_id, rows in features.frames(profile, branch):
+    for clip_id, rows in features.iterate_frames(profile, branch):
         if rows is not None:
             yield clip_id, rows[0] if level == "utterance" else rows
 

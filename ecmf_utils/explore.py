@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.ndimage import binary_closing, binary_opening
 
 from . import leakage
-from .corpus import SPLITS, problem_counts
+from .corpus import SPLITS, count_problems
 from .findings import FINDINGS, severity
 from .media import MediaError, frame_times, read_audio, read_frames
 from .paths import EcmfError, data_dir, read_parquet
@@ -41,14 +41,14 @@ class Note(str):
 # ---- media of a sample
 
 
-def sample(clips: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
+def sample_clips(clips: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """At most `n` usable clips whose media were probed, drawn at random, in the order of their names."""
     media = clips[["video", "audio"]].notna().any(axis=1)
     readable = clips[(clips["status"] == "ok") & clips["duration_s"].notna() & media]
     return readable.sample(min(n, len(readable)), random_state=seed).sort_values("clip_id")
 
 
-def measure(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
+def measure_clips(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
     """Loudness, noise, speech, light and motion of each clip.
 
     Parameters
@@ -69,7 +69,7 @@ def measure(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
     return table.astype(dict.fromkeys(MEASURES, float))
 
 
-def spread(measured: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame | Note:
+def describe_measures(measured: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame | Note:
     """Clips, mean, standard deviation, least, median and largest value of columns; `names` says how they are called."""
     if measured.empty:
         return Note("There are no media to measure.")
@@ -92,23 +92,23 @@ def _measure_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sound(sound: np.ndarray) -> dict[str, float]:
-    level = levels(sound)
+    level = measure_levels(sound)
     if not len(level):
         return {}
     loud, quiet = np.percentile(level, [90, 10])
     overall = 20 * np.log10(np.sqrt((sound**2).mean()) + FLOOR)
-    speech = speech_windows(sound).sum() * WINDOW / RATE
+    speech = find_speech(sound).sum() * WINDOW / RATE
     if overall <= SILENT_DBFS:  # silence has no noise to compare with, and says nothing about speaking
         return {}
     return {"loudness_dbfs": float(overall), "snr_db": float(loud - quiet), "speech_s": float(speech)}
 
 
-def levels(sound: np.ndarray) -> np.ndarray:
+def measure_levels(sound: np.ndarray) -> np.ndarray:
     windows = sound[: len(sound) // WINDOW * WINDOW].reshape(-1, WINDOW)
     return 20 * np.log10(np.sqrt((windows**2).mean(1)) + FLOOR)
 
 
-def speech_windows(sound: np.ndarray) -> np.ndarray:
+def find_speech(sound: np.ndarray) -> np.ndarray:
     """Which 25 ms windows of a sound (T,) at 16 kHz are taken for speech, by their level alone.
 
     Returns
@@ -117,7 +117,7 @@ def speech_windows(sound: np.ndarray) -> np.ndarray:
         Louder than 25 dB below the loud windows (95th percentile), 6 dB above the quiet ones (10th) and
         -60 dBFS; gaps under 125 ms are closed, sounds under 75 ms left out.
     """
-    level = levels(sound)
+    level = measure_levels(sound)
     if not len(level):
         return np.zeros(0, bool)
     loud, quiet = np.percentile(level, [95, 10])
@@ -135,7 +135,7 @@ def _pictures(frames: np.ndarray) -> dict[str, float]:
 # ---- the manifest
 
 
-def overview(clips: pd.DataFrame) -> pd.DataFrame:
+def describe_splits(clips: pd.DataFrame) -> pd.DataFrame:
     """One row a split: clips, labelled, groups and how uneven they are, speakers, minutes."""
     rows = {"all": clips} | {name: clips[clips["split"] == name] for name in SPLITS if (clips["split"] == name).any()}
     return pd.DataFrame({name: _counts(part) for name, part in rows.items()}).T
@@ -155,7 +155,7 @@ def _counts(clips: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
+def count_missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
     """How many clips of each split lack a picture, a sound, a transcript, a label: rows that are all 0 left out."""
     usable, media = clips["status"] != "failed", clips[["video", "audio"]].notna().any(axis=1)
     probed = clips["duration_s"].notna()
@@ -180,9 +180,9 @@ def missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
     )
 
 
-def problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
+def list_problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
     """How often each problem occurs, what it means, and the first clips that have it."""
-    counts = problem_counts(clips)
+    counts = count_problems(clips)
     if counts.empty:
         return Note("No clip has a problem.")
     having = clips.loc[clips["problem"].notna(), ["clip_id", "problem"]]
@@ -191,9 +191,9 @@ def problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
     return _by(counts.assign(**{"for example": counts["problem"].map(first)}), "problem")
 
 
-def findings(profile: str) -> pd.DataFrame | Note:
+def list_findings(profile: str) -> pd.DataFrame | Note:
     """What was found while the corpus was read, one row a kind and file; see `findings.FINDINGS`."""
-    found = optional(profile, "findings")
+    found = read_optional(profile, "findings")
     if found is None or found.empty:
         return Note("Nothing was found to be wrong with the files of the corpus.")
     table = found.groupby(["code", "file"], sort=False, dropna=False, as_index=False).agg(
@@ -204,16 +204,16 @@ def findings(profile: str) -> pd.DataFrame | Note:
     return _by(table.iloc[np.lexsort([-table["rows"], remark])].head(20), "code")
 
 
-def label_map(profile: str) -> pd.DataFrame | Note:
+def list_label_changes(profile: str) -> pd.DataFrame | Note:
     """What became of each label that the corpus uses, where any is not simply kept."""
-    table = optional(profile, "label_map")
+    table = read_optional(profile, "label_map")
     if table is None or (table["found"] == table["becomes"]).all():
         return Note("Every label of the corpus is one of the profile's: none was renamed or dropped.")
     becomes = table["becomes"].fillna("– (no counterpart)")
     return _by(table.assign(becomes=becomes), "found")
 
 
-def repeated(clips: pd.DataFrame) -> pd.DataFrame:
+def count_repeated(clips: pd.DataFrame) -> pd.DataFrame:
     """How many transcripts, media files, groups and speakers there are, and how many are in train and test."""
     rows = {}
     for column, name in REPEATED.items():
@@ -223,14 +223,14 @@ def repeated(clips: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, index=["distinct", "of several clips", "in train and test"]).T
 
 
-def shared(profile: str) -> pd.DataFrame | Note:
+def list_shared(profile: str) -> pd.DataFrame | Note:
     """What is shared across splits or folds, one row a kind, with clips of the largest case of each."""
-    found = optional(profile, "leakage")
+    found = read_optional(profile, "leakage")
     if found is None:
         return Note("The leakage check has not run: `ecmf run 00` makes it.")
     if found.empty:
         return Note("Nothing is shared: no group, file, sentence or sound stands on both sides of a split or fold.")
-    table = leakage.summary(found)
+    table = leakage.summarise_leaks(found)
     largest = found.sort_values("n_clips", ascending=False, kind="stable").drop_duplicates("kind").set_index("kind")
     examples = largest["clips"].map(lambda clips: ", ".join(list(clips)[:3]))
     table = table.assign(**{"for example": table["kind"].map(examples).fillna("–")})
@@ -242,7 +242,7 @@ def _by(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.set_index(column).rename_axis(None)
 
 
-def optional(profile: str, name: str) -> pd.DataFrame | None:
+def read_optional(profile: str, name: str) -> pd.DataFrame | None:
     """A table that `00_start_here` may have written, or None."""
     path = data_dir(profile) / f"{name}.parquet"
     return read_parquet(path) if path.exists() else None
@@ -256,7 +256,7 @@ def with_pictures(clips: pd.DataFrame) -> pd.DataFrame:
     return clips[(clips["status"] == "ok") & clips["width"].notna() & clips["duration_s"].notna()]
 
 
-def pick(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, seed: int = 0) -> dict[str, pd.DataFrame]:
+def draw_clips(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Random clips with a picture: a row for each label, or where there are no labels for the largest groups."""
     seen = with_pictures(clips)
     labelled = seen["label"].notna().any()
@@ -266,7 +266,7 @@ def pick(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, seed: int
     return {name: part.sort_values("clip_id") for name, part in drawn.items()}
 
 
-def choose(clips: pd.DataFrame, clip_id: str = "") -> pd.Series | None:
+def choose_clip(clips: pd.DataFrame, clip_id: str = "") -> pd.Series | None:
     """The clip of that name; without a name the first of those with most of picture, sound and words; None: no media.
 
     Raises

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 )
 
 
-def recipe(
+def make_face_recipe(
     every_s: float = 0.35,
     max_frames: int = 48,
     max_side: int = 640,
@@ -74,7 +74,7 @@ def recipe(
     }
 
 
-def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
+def detect_in_clip(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Find the faces of one clip and cut out the main one.
 
     Parameters
@@ -98,7 +98,7 @@ def detect(path: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], np.
     media.MediaError
         The clip has no picture or cannot be read.
     """
-    how = recipe(**settings)
+    how = make_face_recipe(**settings)
     info = media.probe(path)
     if not info["has_video"]:
         raise media.MediaError("no_video_stream", path)
@@ -129,7 +129,7 @@ def _sample(path: Path | str, info: dict[str, Any], how: dict[str, Any]) -> tupl
     return (frames, times, thinned) if new.all() else (frames[new], times[new], thinned)
 
 
-def detect_corpus(
+def detect_faces(
     clips: pd.DataFrame, profile: str, n_workers: int = 0, shard: int = 0, n_shards: int = 1, **settings: Any
 ) -> pd.DataFrame:
     """Run `detect` over a corpus and write `faces/faces.parquet` and `faces/crops/<clip>.npz`.
@@ -147,7 +147,7 @@ def detect_corpus(
     DataFrame
         The table of `faces.parquet`, or the part of this shard.
     """
-    how = recipe(**settings)
+    how = make_face_recipe(**settings)
     job = partial(_detect_row, profile=profile, how=how, settings=settings)
     rows = paths.in_shard(clips, shard, n_shards)
     done = track(workers.parallel_map(job, rows, n_workers, chunk=4), len(rows), "clips")
@@ -155,15 +155,15 @@ def detect_corpus(
     while part := list(islice(done, PART)):
         tables.append(pa.Table.from_pylist([row for result in part for row in result], SCHEMA))
     header = {"recipe": how, "recipe_hash": paths.digest(how)}
-    return facetable.write(_folder(profile), pa.concat_tables(tables), header, clips["clip_id"], shard, n_shards)
+    return facetable.write_faces(_folder(profile), pa.concat_tables(tables), header, clips["clip_id"], shard, n_shards)
 
 
 def read_faces(profile: str) -> pd.DataFrame:
     """The table of `faces.parquet`."""
-    return facetable.read(_folder(profile))
+    return facetable.read_face_table(_folder(profile))
 
 
-def per_clip(found: pd.DataFrame) -> pd.DataFrame:
+def summarise_faces(found: pd.DataFrame) -> pd.DataFrame:
     """One row a clip, index `clip_id`, from the table of `faces.parquet`.
 
     Returns
@@ -181,7 +181,7 @@ def per_clip(found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(frames=table["frames"].fillna(0).astype(int), share=share)
 
 
-def read_recipe(profile: str) -> dict[str, Any]:
+def read_face_recipe(profile: str) -> dict[str, Any]:
     """The recipe of the stored crops and its hash, for the recipe of what is computed from them."""
     read_faces(profile)
     return paths.parquet_metadata(_folder(profile) / facetable.WHOLE)
@@ -216,7 +216,7 @@ def _detect_row(
     try:
         if not isinstance(row.get("video"), str):
             raise media.MediaError("no_video_stream", row["clip_id"])
-        rows, crops = detect(row["video"], **settings)
+        rows, crops = detect_in_clip(row["video"], **settings)
     except media.MediaError as error:
         status = "missing" if error.code == "no_video_stream" else "failed"
         rows = [{"status": status, "problem": error.code, "detail": error.detail}]

@@ -16,7 +16,7 @@ WHOLE, SHARDS = "faces.parquet", "*-of-*.parquet"
 MADE_BY = "20_detect_faces"
 
 
-def write(
+def write_faces(
     folder: Path, table: pa.Table, header: dict[str, Any], clip_ids: pd.Series, shard: int = 0, n_shards: int = 1
 ) -> pd.DataFrame:
     """Write the rows of all clips, or of one shard; the shard that ends last joins them all.
@@ -41,7 +41,7 @@ def write(
     return paths.read_parquet(path)
 
 
-def read(folder: Path) -> pd.DataFrame:
+def read_face_table(folder: Path) -> pd.DataFrame:
     """The whole table; where a shard is missing, the line says which."""
     made_by = MADE_BY
     for path in [] if (folder / WHOLE).exists() else sorted(folder.glob(SHARDS))[-1:]:

@@ -11,34 +11,12 @@ import numpy as np
 import pandas as pd
 
 from . import encoders, paths
-from .encoding import encode_all, encode_row
+from .encoding import encode_all
 from .paths import named
 from .progress import Meter, track
-from .readers import read_audio, read_face, read_scene, read_text, text_rows
-from .selection import folder, maker, select, selected
+from .selection import branch_folder, name_notebook, read_selected, select_store
 from .store import Store, each, filled, in_steps, opened, pooled, shard_files
 from .vectors import VectorFile
-
-__all__ = [
-    "Features",
-    "encode_row",
-    "extract",
-    "folder",
-    "frames",
-    "load",
-    "matrix",
-    "named",
-    "read_audio",
-    "read_face",
-    "read_scene",
-    "read_text",
-    "recipe",
-    "select",
-    "selected",
-    "status_table",
-    "take",
-    "text_rows",
-]
 
 PART = 32  # clips that are encoded, and written, at a time
 LEVELS = ("utterance", "frame")
@@ -66,7 +44,9 @@ class Features:
         return len(self.clip_ids)
 
 
-def recipe(encoder: encoders.Encoder, pooling: str, level: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+def make_recipe(
+    encoder: encoders.Encoder, pooling: str, level: str, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Everything besides the clip that decides a vector; goes into the file's metadata."""
     if pooling not in encoders.POOLINGS or level not in LEVELS:
         raise paths.EcmfError(
@@ -113,9 +93,9 @@ def extract(
         One row: branch, encoder, level, pooling, dim, clips, ok, missing, failed. In `attrs`: how many
         were `computed` now, and a table of the `speed`.
     """
-    how = recipe(encoder, pooling, level, extra)
+    how = make_recipe(encoder, pooling, level, extra)
     rows = paths.in_shard(clips, shard, n_shards)
-    store = Store(folder(profile, branch), encoder.dim, how, shard, n_shards)
+    store = Store(branch_folder(profile, branch), encoder.dim, how, shard, n_shards)
     done = store.kept(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
     meter = Meter()
@@ -125,7 +105,7 @@ def extract(
     while batch := list(islice(results, part)):
         store.write_part(batch)
     store.merge(rows)
-    summary = select(profile, branch, store)
+    summary = select_store(profile, branch, store)
     summary.attrs |= {"computed": len(todo), "speed": _speed(len(todo), encoder, meter)}
     return summary
 
@@ -183,7 +163,7 @@ def load(
     return Features(ids or [], x, present, dims)
 
 
-def matrix(
+def load_matrix(
     profile: str, branch: str, clip_ids: Iterable[str] | None = None, partial: bool = False
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The stored vectors of a branch, bit by bit.
@@ -209,7 +189,7 @@ def matrix(
     return ids, vectors[order], known[order]
 
 
-def frames(profile: str, branch: str, partial: bool = False) -> Iterator[tuple[str, np.ndarray | None]]:
+def iterate_frames(profile: str, branch: str, partial: bool = False) -> Iterator[tuple[str, np.ndarray | None]]:
     """Clip by clip its stored rows (T, D), None where nothing is known; T is 1 at utterance level.
 
     No more than a row group (32 MiB) is in memory at a time.
@@ -220,7 +200,7 @@ def frames(profile: str, branch: str, partial: bool = False) -> Iterator[tuple[s
             yield from zip(ids[first:], rows, strict=False)
 
 
-def take(features: Features, idx: np.ndarray) -> Features:
+def take_clips(features: Features, idx: np.ndarray) -> Features:
     """The clips at integer positions or under a boolean mask (N,)."""
     idx = np.arange(len(features))[np.asarray(idx)]
     return replace(
@@ -231,7 +211,7 @@ def take(features: Features, idx: np.ndarray) -> Features:
     )
 
 
-def status_table(profile: str, branches: list[str], partial: bool = False) -> pd.DataFrame:
+def read_status(profile: str, branches: list[str], partial: bool = False) -> pd.DataFrame:
     """One row a clip and branch: clip_id, branch, status ok / missing / failed, problem, detail.
 
     partial : only the shards that are there already.
@@ -248,10 +228,10 @@ def status_table(profile: str, branches: list[str], partial: bool = False) -> pd
 def _files(
     profile: str, branch: str, partial: bool, columns: tuple[str, ...] = ("clip_id",)
 ) -> tuple[list[VectorFile], dict[str, Any]]:
-    chosen = selected(profile, branch)
-    place = folder(profile, branch) / chosen["slug"] / chosen["level"]
-    found = shard_files(place, chosen, maker(profile, branch, chosen), partial)
-    return opened(found, columns, maker(profile, branch, chosen)), chosen
+    chosen = read_selected(profile, branch)
+    place = branch_folder(profile, branch) / chosen["slug"] / chosen["level"]
+    found = shard_files(place, chosen, name_notebook(profile, branch, chosen), partial)
+    return opened(found, columns, name_notebook(profile, branch, chosen)), chosen
 
 
 def _order(
@@ -264,12 +244,12 @@ def _order(
     place = {clip_id: i for i, clip_id in enumerate(found)}
     if len(place) < len(found):
         twice = next(clip_id for i, clip_id in enumerate(found) if place[clip_id] != i)
-        again = f"run {maker(profile, branch, chosen)} again"
+        again = f"run {name_notebook(profile, branch, chosen)} again"
         raise paths.EcmfError(f"features/{branch}: clip {twice!r} has more than one row: {again}")
     absent = [clip_id for clip_id in wanted if clip_id not in place]
     if absent:
         raise paths.EcmfError(
             f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: "
-            f"run {maker(profile, branch, chosen)} again"
+            f"run {name_notebook(profile, branch, chosen)} again"
         )
     return wanted, np.array([place[clip_id] for clip_id in wanted], int)

@@ -9,8 +9,6 @@ import pandas as pd
 
 from .media import SILENCE
 
-__all__ = ["MAX_ERROR", "VERSION", "fingerprint", "near_duplicates"]
-
 VERSION = 1  # of the fingerprint; stored ones of another version are made again
 RATE = 16000  # Hz
 WINDOW = 6144  # samples, 0.38 s; neighbours overlap by 11/12, so that a shift of half a hop changes few bits

@@ -8,17 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import scoreboard, study
-from .pages import (
-    TEMPLATES,
-    css,
-    duration,
-    first_look,
-    footer,
-    readable,
-    relink,
-    run_facts,
-    synthetic,
-)
+from .pages import TEMPLATES, css, duration, first_look, footer, readable, relink, run_facts, synthetic
 from .paths import data_dir, read_json, reports_dir, write_json, write_text
 from .results import collect, is_labelled, problems, run_records, stale_inputs
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .features import Features, take
+from .features import Features, take_clips
 from .linear import Scaler, out_of_fold, softmax_regression, training_rows
 from .paths import EcmfError
 from .votes import confident_learning, fuse, normalised
@@ -74,7 +74,7 @@ def refine(
     for fold in [NONE_HELD_OUT, *sorted({int(f) for f in folds if f >= 0})]:
         rows = training_rows(folds, groups, fold)
         known = None if llm is None else llm[rows]
-        clips = (take(features, rows), given[rows], groups[rows], known)
+        clips = (take_clips(features, rows), given[rows], groups[rows], known)
         found = sources(*clips, len(labels), n_inner, seed)
         table = decide(found, given[rows], labels, **thresholds)
         table.insert(0, "clip_id", [features.clip_ids[i] for i in rows])

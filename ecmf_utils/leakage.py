@@ -29,7 +29,7 @@ COLUMNS = ("kind", "key", "n_clips", "clips", "splits", "folds", "groups")
 Prints = Mapping[str, bytes] | pd.Series | None
 
 
-def shared(
+def find_leaks(
     clips: pd.DataFrame,
     folds: pd.DataFrame | None,
     prints: Prints = None,
@@ -69,7 +69,7 @@ def shared(
     return table.astype({name: "str" for name in ("kind", "key", "splits", "folds")} | {"n_clips": int, "groups": int})
 
 
-def summary(shared: pd.DataFrame) -> pd.DataFrame:
+def summarise_leaks(shared: pd.DataFrame) -> pd.DataFrame:
     """How much is shared: one row a kind, also where nothing is.
 
     Returns

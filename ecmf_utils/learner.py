@@ -15,15 +15,7 @@ from .checkpoints import read_model, write_model
 from .firststage import FirstStage
 from .linear import Scaler
 from .metrics import weighted_f1
-from .optimisation import (
-    Diverged,
-    choose_device,
-    cross_entropy,
-    parameter_groups,
-    reproducible,
-    schedule,
-    set_rate,
-)
+from .optimisation import Diverged, choose_device, cross_entropy, parameter_groups, reproducible, schedule, set_rate
 from .paths import EcmfError, show
 from .rows import balanced, check_rows, check_settings, inner_split
 

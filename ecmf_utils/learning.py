@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from . import corpus, cross, features, labelset
+from . import corpus, features, labelset
+from . import cross as ecmf_utils_cross
+from .cross import same_recipes
 from .linear import EXTRA, training_rows
 from .paths import EcmfError, data_dir, read_parquet, show
 
@@ -43,7 +45,7 @@ class Problem:
 
     def labelled(self) -> features.Features:
         """Training clips that an annotator has labelled: those of `given`."""
-        return features.take(self.data, range(len(self.given)))
+        return features.take_clips(self.data, range(len(self.given)))
 
     def table(self) -> pd.DataFrame:
         """How many clips have each branch, by role."""
@@ -159,14 +161,14 @@ def load_problem(
     if train_profile == profile:
         raise EcmfError(f"train_profile={train_profile}: expected another profile than the one that is tested")
     if train_profile:
-        cross.same_recipes(profile, train_profile, branches)
+        same_recipes(profile, train_profile, branches)
     clips = corpus.read_clips(profile).set_index("clip_id")
     train = corpus.read_clips(source).set_index("clip_id") if train_profile else clips
     becomes = labelset.becomes(source, train, labels, label_map or {})
     folds = corpus.read_folds(source).set_index("clip_id")["fold"]
     _check_folds(source, folds, train)
     folds = folds[train["label"].reindex(folds.index).map(becomes).notna()]
-    known = cross.in_both(train, clips) if train_profile else set()
+    known = ecmf_utils_cross.in_both(train, clips) if train_profile else set()
     folds = folds[~folds.index.isin(known)]
     if not len(folds):
         raise EcmfError(f"no training clip of {source} is left: {len(known)} are clips of {profile} too")

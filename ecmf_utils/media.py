@@ -11,9 +11,6 @@ import av
 import numpy as np
 
 from . import endings, paths
-from .clipwriter import write_clip
-
-__all__ = ["PROBLEMS", "MediaError", "frame_times", "probe", "read_audio", "read_frames", "resolve", "write_clip"]
 
 # every code that may stand in a `problem` column, with the sentence that a report shows
 PROBLEMS = {

@@ -32,7 +32,7 @@ class Difference(NamedTuple):
     unit: str
 
 
-def scores(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+def score(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
     """Weighted F1, accuracy, macro F1 and expected calibration error.
 
     Parameters
@@ -51,17 +51,17 @@ def scores(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) 
         (15 equal bins of confidence, Guo et al. 2017); all between 0 and 1.
     """
     y, proba = _checked(y, proba)
-    counts = confusion(y, proba, weights)
+    counts = count_confusions(y, proba, weights)
     named = {name: float(_from_confusion(counts, name)) for name in METRICS}
     return {**named, "ece": expected_calibration_error(y, proba)}
 
 
 def weighted_f1(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> float:
     """That of `scores` alone, in a hundredth of the time: what an epoch is told by."""
-    return float(_from_confusion(confusion(y, proba, weights), "weighted_f1"))
+    return float(_from_confusion(count_confusions(y, proba, weights), "weighted_f1"))
 
 
-def confusion(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def count_confusions(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Counts (or sums of weights), shape (C, C): row the label, column the prediction."""
     y, proba = _checked(y, proba)
     n_classes = proba.shape[1]
@@ -69,9 +69,9 @@ def confusion(y: np.ndarray, proba: np.ndarray, weights: np.ndarray | None = Non
     return cells.reshape(n_classes, n_classes)
 
 
-def per_class(y: np.ndarray, proba: np.ndarray, labels: list[str]) -> pd.DataFrame:
+def score_classes(y: np.ndarray, proba: np.ndarray, labels: list[str]) -> pd.DataFrame:
     """Precision, recall, F1 and number of clips of every class, one row each."""
-    counts = confusion(y, proba)
+    counts = count_confusions(y, proba)
     right, predicted, actual = counts.diagonal(), counts.sum(0), counts.sum(1)
     return pd.DataFrame(
         {
@@ -86,12 +86,12 @@ def per_class(y: np.ndarray, proba: np.ndarray, labels: list[str]) -> pd.DataFra
 
 def expected_calibration_error(y: np.ndarray, proba: np.ndarray, bins: int = 15) -> float:
     """Mean distance of confidence and accuracy, weighted by the clips in each bin of confidence."""
-    curve = calibration_curve(y, proba, bins)
+    curve = bin_calibration(y, proba, bins)
     gap = (curve["confidence"] - curve["accuracy"]).abs()
     return float((gap * curve["n"]).sum() / max(curve["n"].sum(), 1))
 
 
-def calibration_curve(y: np.ndarray, proba: np.ndarray, bins: int = 10) -> pd.DataFrame:
+def bin_calibration(y: np.ndarray, proba: np.ndarray, bins: int = 10) -> pd.DataFrame:
     """Confidence, accuracy and clips in equal bins of confidence; empty bins are left out."""
     y, proba = _checked(y, proba)
     confidence = proba.max(1)

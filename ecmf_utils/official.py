@@ -135,7 +135,7 @@ def cross_validate(
     return OfficialRun(proba, reported, settled, curves, time.process_time() - start)
 
 
-def official_protocol(profile: str, problem: Problem, seed: int, epochs: int) -> OfficialRun:
+def run_official(profile: str, problem: Problem, seed: int, epochs: int) -> OfficialRun:
     """The protocol of the official toolkit on the given labels; read from disk where nothing it sees has changed."""
     labelled, n = problem.labelled(), len(problem.given)
     folder = data_dir(profile) / "runs" / "official"

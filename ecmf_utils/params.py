@@ -9,16 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from .cells import (
-    Parameter,
-    coerce,
-    declared,
-    notebook_name,
-    notebook_names,
-    notebooks_dir,
-    unknown,
-)
-from .paths import EcmfError, data_dir, digest, given_path, own_name, read_json, show, slug, write_json
+from .cells import Parameter, coerce, declared, notebook_name, notebook_names, notebooks_dir
+from .paths import EcmfError, data_dir, digest, given_path, own_name, read_json, show, slug, unknown, write_json
 
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 BRANCHES = ("scene", "face", "audio", "text", "context")

@@ -14,51 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .robust_plots import noise, subsets
-from .score_plots import (
-    branch_weights,
-    calibration,
-    class_f1,
-    confusion,
-    curves,
-    label_distributions,
-    refine_flow,
-    scores_forest,
-)
-from .theme import (
-    ACCENT,
-    INK,
-    MISSING,
-    NO_LABEL,
-    branch_colours,
-    dark,
-    emotion_colours,
-    picture,
-    plain,
-    set_theme,
-)
-
-__all__ = [
-    "availability",
-    "branch_colours",
-    "branch_weights",
-    "calibration",
-    "class_balance",
-    "class_f1",
-    "confusion",
-    "contact_sheet",
-    "curves",
-    "distributions",
-    "embedding",
-    "emotion_colours",
-    "label_distributions",
-    "noise",
-    "refine_flow",
-    "scores_forest",
-    "set_theme",
-    "subsets",
-    "waveform_spectrogram",
-]
+from .theme import ACCENT, INK, MISSING, NO_LABEL, branch_colours, dark, emotion_colours, picture, plain
 
 SPLITS = ("train", "test", "unlabelled")
 WINDOW_S, HOP_S = 0.025, 0.010  # the usual speech analysis window

@@ -9,11 +9,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import corpus, encoders, enrich, faces, features, media, probing, sources, training
+from . import (
+    corpus,
+    encoders,
+    encoding,
+    enrich,
+    faces,
+    features,
+    media,
+    paths,
+    probing,
+    readers,
+    selection,
+    sidecars,
+    training,
+)
 from .paths import EcmfError, data_dir, given_path
 
 
-def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, Any]:
+def choose_input(profile: str, clip: str = "", text: str | None = None) -> dict[str, Any]:
     """The row of a clip: of a file, or the first readable test clip of the corpus.
 
     Parameters
@@ -34,7 +48,7 @@ def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, A
         row = (ready if len(ready) else clips[clips["status"] == "ok"]).iloc[0].to_dict()
         return row if text is None else row | {"text": text}
     path = given_path(clip).resolve()
-    said = sources.sidecar_text(path) if text is None else text
+    said = sidecars.sidecar_text(path) if text is None else text
     start = pd.DataFrame([{"clip_id": path.stem, "video": str(path), "text": said, "problem": None}])
     row = probing.probe_all(start, n_workers=1).iloc[0].to_dict()
     if row["status"] != "ok":
@@ -42,7 +56,7 @@ def choose(profile: str, clip: str = "", text: str | None = None) -> dict[str, A
     return row
 
 
-def encode(
+def encode_clip(
     one: dict[str, Any],
     profile: str,
     branches: Sequence[str],
@@ -60,11 +74,11 @@ def encode(
     """
     x, present, dims = {}, {}, {}
     for branch in branches:
-        chosen = features.selected(profile, branch)
-        name = features.named(branch)[0]
+        chosen = selection.read_selected(profile, branch)
+        name = paths.named(branch)[0]
         row, reader = _reader(one, profile, name, chosen["recipe"], labels, base_url, allow_remote)
         model = encoders.again(chosen["recipe"], name, device)
-        made = features.encode_row(row, model, reader, chosen["recipe"])
+        made = encoding.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])
         x[branch] = np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
@@ -84,12 +98,12 @@ def _reader(
         return one, partial(_crops, settings=how["extra"]["crops"])
     if branch == "context":
         answer = enrich.ask(profile, [one["text"]], labels, how["extra"]["model"], base_url, remote)
-        said = enrich.render(answer.iloc[0].to_dict(), labels) if len(answer) else None
-        return one | {"text": said}, features.read_text
+        said = enrich.render_answer(answer.iloc[0].to_dict(), labels) if len(answer) else None
+        return one | {"text": said}, readers.read_text
     reader = {
-        "scene": features.read_scene,
-        "audio": features.read_audio,
-        "text": features.read_text,
+        "scene": readers.read_scene,
+        "audio": readers.read_audio,
+        "text": readers.read_text,
     }.get(branch)
     if reader is None:
         raise EcmfError(f"branch {branch!r}: a single clip can be encoded for scene, face, audio, text and context")
@@ -99,7 +113,7 @@ def _reader(
 def _crops(row: dict[str, Any], settings: dict[str, Any]) -> np.ndarray:
     wanted = ("every_s", "max_frames", "max_side", "margin", "size", "upsample")
     how = {name: settings[name] for name in wanted} | {"aligned": settings["alignment"] == "5-point"}
-    crops = faces.detect(row["video"], **how)[1]
+    crops = faces.detect_in_clip(row["video"], **how)[1]
     if not len(crops):
         raise media.MediaError("no_face", row["video"])
     return crops
@@ -111,7 +125,7 @@ def _pooled(made: dict[str, Any], how: dict[str, Any]) -> np.ndarray | None:
     return made.get("vector")
 
 
-def availability(inputs: features.Features, branches: Sequence[str]) -> pd.DataFrame:
+def list_available(inputs: features.Features, branches: Sequence[str]) -> pd.DataFrame:
     """Which branches of the clip could be encoded: index branch, columns `dimension`, `present`."""
     return pd.DataFrame(
         {
@@ -122,14 +136,14 @@ def availability(inputs: features.Features, branches: Sequence[str]) -> pd.DataF
     )
 
 
-def fuse(inputs: features.Features, profile: str, run_name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def predict_clip(inputs: features.Features, profile: str, run_name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean probability (C,) and mean branch weights (B,) of all folds and seeds of a run."""
     models = training.load_run(data_dir(profile) / "runs" / run_name)
     proba, weights = training.predict_mean(models, inputs)
     return proba[0], None if weights is None else weights[0]
 
 
-def each_branch(
+def predict_branches(
     inputs: features.Features,
     profile: str,
     run_name: str,

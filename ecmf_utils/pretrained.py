@@ -5,7 +5,6 @@ Everything heavy is imported inside the functions: light commands import this mo
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
 import os
 import re

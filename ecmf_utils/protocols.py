@@ -75,7 +75,7 @@ def _made_up(source: Source) -> tuple[Features, np.ndarray, Features, np.ndarray
     names = [f"sample_{i:08d}" for i in range(n)]
     whole = Features(names, x, {b: np.ones(n, bool) for b in x}, {b: v.shape[1] for b, v in x.items()})
     train = np.arange(n) < source.n_train
-    return features.take(whole, train), y[train], features.take(whole, ~train), y[~train]
+    return features.take_clips(whole, train), y[train], features.take_clips(whole, ~train), y[~train]
 
 
 def _published(root: Path) -> tuple[Features, np.ndarray, Features, np.ndarray]:
@@ -125,7 +125,7 @@ def _ours(source: Source, trials: int, settings: dict[str, Any], seed: int) -> d
     start = time.process_time()
     n_classes = _n_classes(y, test_y)
     about = ("ecmf", train.dims, n_classes)
-    make = baselines.maker(*about, **settings)
+    make = baselines.bind_model(*about, **settings)
     if trials:
         make = partial(spaces.searched, *about, n_trials=trials, **settings)
     folds = group_folds(y, groups, N_FOLDS, seed)

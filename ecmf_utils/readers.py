@@ -85,7 +85,7 @@ def read_text(row: dict[str, Any], column: str = "text") -> str:
     raise media.MediaError("no_answer" if refused else code, str(row["clip_id"]))
 
 
-def text_rows(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) -> pd.DataFrame:
+def distinct_texts(clips: pd.DataFrame, texts: Iterable[str | None] | None = None) -> pd.DataFrame:
     """Clips whose identity is their text, so that a changed word, not a changed video, re-encodes.
 
     Parameters

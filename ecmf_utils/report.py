@@ -15,7 +15,7 @@ WITHHELD = "(withheld)"
 BLUR_CELLS = 10  # a blurred frame keeps this many cells across: a pose, never a person
 
 
-def frame_for_report(image: np.ndarray, policy: str) -> np.ndarray | None:
+def show_frame(image: np.ndarray, policy: str) -> np.ndarray | None:
     """A picture as `media_in_reports` allows it: itself, blurred beyond recognition, or None.
 
     Parameters
@@ -34,7 +34,7 @@ def frame_for_report(image: np.ndarray, policy: str) -> np.ndarray | None:
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def text_for_report(text: str | None, policy: str) -> str:
+def show_text(text: str | None, policy: str) -> str:
     """A transcript as the policy allows it, for tables, which escape what they show, and figures."""
     _check_policy(policy)
     if policy != "full":
@@ -42,13 +42,13 @@ def text_for_report(text: str | None, policy: str) -> str:
     return "" if text is None or text is pd.NA or text != text else str(text)
 
 
-def sound_for_report(sound: np.ndarray, policy: str) -> np.ndarray | None:
+def show_sound(sound: np.ndarray, policy: str) -> np.ndarray | None:
     """A sound (T,) when the policy is full, else None: a spectrogram gives the words away."""
     _check_policy(policy)
     return sound if policy == "full" else None
 
 
-def video_for_report(path: Path | str, policy: str, width: int = 320) -> str:
+def show_video(path: Path | str, policy: str, width: int = 320) -> str:
     """An HTML element that plays a clip from within the page, or says that it is withheld."""
     _check_policy(policy)
     if policy != "full":

@@ -16,13 +16,13 @@ from .features import Features
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of a dimension
 
 
-def subsets(branches: Sequence[str]) -> list[tuple[str, ...]]:
+def list_subsets(branches: Sequence[str]) -> list[tuple[str, ...]]:
     """Every non-empty subset, the largest first: 31 of five branches."""
     sizes = range(len(branches), 0, -1)
     return [some for size in sizes for some in itertools.combinations(branches, size)]
 
 
-def noised(features: Features, branch: str, amount: float, seed: int = 0) -> Features:
+def add_noise(features: Features, branch: str, amount: float, seed: int = 0) -> Features:
     """A branch with Gaussian noise of so many standard deviations of each dimension."""
     x, there = features.x[branch], features.present[branch]
     spread = x[there].std(0) if there.any() else np.ones(x.shape[1:], x.dtype)
@@ -30,7 +30,7 @@ def noised(features: Features, branch: str, amount: float, seed: int = 0) -> Fea
     return replace(features, x=features.x | {branch: np.where(there[:, None], x + drawn, x).astype(x.dtype)})
 
 
-def subset_table(
+def score_subsets(
     estimators: Sequence[Any], features: Features, y: np.ndarray, clusters: np.ndarray | None = None
 ) -> pd.DataFrame:
     """Weighted F1 with every subset of the branches left, a row each.
@@ -49,21 +49,21 @@ def subset_table(
         `loss high` and `p (Holm)`, over all rows but that of all branches, see `contrasts.differences`.
     """
     branches = list(features.x)
-    kept = subsets(branches)
+    kept = list_subsets(branches)
     gone = [[branch for branch in branches if branch not in some] for some in kept]
     probas = [training.predict_without(estimators, features, without) for without in gone]
     rows = [{"branches": "+".join(some), "kept": len(some)} for some in kept]
     return _scored(rows, probas, y, probas[0], clusters)
 
 
-def noise_table(
+def score_noise(
     estimators: Sequence[Any], features: Features, y: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """Weighted F1 with noise on one branch: branch, noise (0: none), and what `subset_table` has of each row."""
     rows = [{"branch": branch, "noise": amount} for branch in features.x for amount in (0.0, *NOISE)]
     whole = training.predict_mean(estimators, features)[0]
     probas = [
-        training.predict_mean(estimators, noised(features, row["branch"], row["noise"], seed))[0]
+        training.predict_mean(estimators, add_noise(features, row["branch"], row["noise"], seed))[0]
         if row["noise"]
         else whole
         for row in rows

@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 import psutil
 from filelock import FileLock, Timeout
 
-from . import cells, kernel, notebook, params, pipeline, shards, workers
+from . import cells, kernel, params, pipeline, shards, workers
+from .notebook import TINY, device, fingerprint
 from .paths import ROOT, EcmfError, file_hash, show, write_json
 
 SAMPLE_S = 0.25  # how often the memory of the kernel and its workers is read
@@ -61,7 +62,7 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     profile, sets = params.prepare(profile, sets)
     values = params.resolve(nb, profile, sets)
     shards.check(nb, values)
-    if profile != notebook.TINY:
+    if profile != TINY:
         _check_branch(nb, profile)
         pipeline.require(nb, profile, pipeline.trained_elsewhere(values))
     follow_parent()
@@ -107,10 +108,10 @@ class Run:
             "profile": profile,
             "parameters": values,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": notebook.device(values.get("device", "auto")),
+            "device": device(values.get("device", "auto")),
             **git_state(),
             "versions": versions(),
-            "fingerprint": notebook.fingerprint(nb),
+            "fingerprint": fingerprint(nb),
             "inputs": {show(p): file_hash(p) for p in pipeline.reads(nb, profile) if p.exists()},
         }
 

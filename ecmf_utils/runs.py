@@ -46,7 +46,7 @@ def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: S
     return result
 
 
-def finished(
+def load_finished(
     profile: str, key: str, branches: Sequence[str], labels: Sequence[str]
 ) -> tuple[list[dict[str, Any]], Problem]:
     """The score rows that a run left, and what it has learned from.
@@ -119,7 +119,7 @@ def score_rows(profile: str, problem: Problem, result: training.Run, model: str)
     return [_score_row(problem, model, *each) | about for each in wanted]
 
 
-def clusters(clips: pd.DataFrame, ids: Sequence[str]) -> tuple[np.ndarray, str]:
+def cluster_clips(clips: pd.DataFrame, ids: Sequence[str]) -> tuple[np.ndarray, str]:
     """What intervals of these clips draw, (N,), and its name: their groups, or speakers where there are too few groups.
 
     clips : rows of the manifest with index clip_id.
@@ -150,9 +150,9 @@ def _score_row(
     proba: np.ndarray,
     per_seed: list[np.ndarray],
 ) -> dict[str, Any]:
-    groups, unit = clusters(problem.train_clips if split == "oof" else problem.clips, ids)
+    groups, unit = cluster_clips(problem.train_clips if split == "oof" else problem.clips, ids)
     interval = metrics.bootstrap_ci(y, proba, groups)
-    found = {name: round(value, 4) for name, value in metrics.scores(y, proba).items()}
+    found = {name: round(value, 4) for name, value in metrics.score(y, proba).items()}
     return (
         {
             "model": model,
@@ -193,7 +193,7 @@ def _truth(profile: str, problem: Problem) -> pd.Series | None:
     return names.map(code)
 
 
-def save(profile: str, key: str, problem: Problem, result: training.Run, rows: list[dict[str, Any]]) -> None:
+def save_run(profile: str, key: str, problem: Problem, result: training.Run, rows: list[dict[str, Any]]) -> None:
     """Write the predictions and the score rows of a run, and note that it is whole."""
     folder = data_dir(profile) / "runs" / key
     n = len(problem.given)

@@ -190,13 +190,13 @@ def _interval(row: dict[str, Any], style: str = ".3f") -> str:
 
 def forest(rows: list[dict[str, Any]]) -> str:
     """A forest plot of the rows of one table, as an inline picture."""
-    from . import plots
+    from . import score_plots, theme
 
     rows = sorted(rows, key=_rank)  # so that a colour means the same in every report
     whole = _whole(rows)
     frame = pd.DataFrame([_forest_row(row, whole) for row in rows]).dropna(subset="weighted_f1")
-    plots.set_theme()
-    return data_uri(plots.scores_forest(frame).image_bytes(), "image/png")
+    theme.set_theme()
+    return data_uri(score_plots.scores_forest(frame).image_bytes(), "image/png")
 
 
 def _forest_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import paths
 from .checkpoints import INFO
-from .features import take
+from .features import take_clips
 from .linear import group_folds
 from .metrics import weighted_f1
 from .optimisation import Diverged
@@ -104,10 +104,10 @@ class Searched:
                 rest = np.setdiff1d(rows, held)
                 model = self.make(**settings, **self.trial)
                 try:
-                    model.fit(take(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
+                    model.fit(take_clips(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
                 except Diverged:  # these settings are no good, others may be
                     return 0.0
-                proba = model.predict(take(features, held))[0]
+                proba = model.predict(take_clips(features, held))[0]
                 found.append(weighted_f1(targets[held].argmax(1), proba, weights[held]))
             return float(np.mean(found))
 

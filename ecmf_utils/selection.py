@@ -20,9 +20,9 @@ MADE_BY = {
 }
 
 
-def selected(profile: str, branch: str) -> dict[str, Any]:
+def read_selected(profile: str, branch: str) -> dict[str, Any]:
     """What `load` reads for a branch: slug, recipe and its hash, dimension, counts."""
-    place, notebook = folder(profile, branch), maker(profile, branch)
+    place, notebook = branch_folder(profile, branch), name_notebook(profile, branch)
     chosen, (name, slug) = paths.read_json(place / "selected.json", notebook), paths.named(branch)
     if slug in ("", chosen["slug"]):
         return chosen
@@ -34,12 +34,12 @@ def selected(profile: str, branch: str) -> dict[str, Any]:
     return paths.read_json(stored[slug])
 
 
-def folder(profile: str, branch: str) -> Path:
+def branch_folder(profile: str, branch: str) -> Path:
     """Where the features of a branch are."""
     return paths.data_dir(profile) / "features" / paths.named(branch)[0]
 
 
-def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
+def select_store(profile: str, branch: str, store: Store) -> pd.DataFrame:
     """Count what all shards have so far, note it as what `load` reads, return the summary."""
     how, dim = store.recipe, store.loaded_dim
     with FileLock(store.folder / ".lock"):  # shards may end at the same time
@@ -49,13 +49,13 @@ def select(profile: str, branch: str, store: Store) -> pd.DataFrame:
         chosen |= {"schema_version": paths.SCHEMA_VERSION, "recipe_hash": store.key, "dim": dim}
         chosen |= {"n_shards": store.n_shards} | {f"n_{name}": count for name, count in counts.items()}
         paths.write_json(store.folder / "selected.json", chosen)
-        paths.write_json(folder(profile, branch) / "selected.json", chosen)
+        paths.write_json(branch_folder(profile, branch) / "selected.json", chosen)
     facts = {"branch": branch, "encoder": how["name"], "level": how["level"]}
     facts |= {"pooling": how["pooling"], "dim": dim, "clips": len(status), **counts}
     return pd.DataFrame([facts])
 
 
-def maker(profile: str, branch: str, chosen: dict[str, Any] | None = None) -> str:
+def name_notebook(profile: str, branch: str, chosen: dict[str, Any] | None = None) -> str:
     """What to run when vectors are not there."""
     branch = paths.named(branch)[0]
     by_hand = f"`ecmf import-features {profile} {branch}=PATH`"

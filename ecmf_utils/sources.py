@@ -13,21 +13,9 @@ import pandas as pd
 from .charset import check_encoding
 from .corpus import SPLITS
 from .findings import Findings
-from .listing import (
-    EXTENSIONS,
-    Medium,
-    attach,
-    by_name,
-    finish,
-    is_sound,
-    leads_out,
-    list_media,
-    root_of,
-    stem,
-)
+from .listing import EXTENSIONS, Medium, attach, by_name, finish, is_sound, leads_out, list_media, root_of, stem
 from .names import mark_bad_names, place, safe_name
 from .paths import ROOT, EcmfError, given_path, show
-from .sidecars import sidecar_text as sidecar_text
 from .sidecars import sidecars
 from .tables import read_table, require
 

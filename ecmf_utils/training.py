@@ -19,24 +19,11 @@ import pandas as pd
 from . import baselines, paths
 from .checkpoints import libraries
 from .code import digest_modules
-from .features import Features, take
-from .learner import TorchClassifier
-from .linear import EXTRA, training_rows
+from .features import Features, take_clips
+from .linear import training_rows
 from .paths import EcmfError
 from .progress import track
 from .search import Searched
-
-__all__ = [
-    "EXTRA",
-    "Run",
-    "TorchClassifier",
-    "cross_validate",
-    "predict_heads",
-    "predict_mean",
-    "predict_without",
-    "seen_by",
-    "training_rows",
-]
 
 FIT, RUN = "fit.json", "run.json"
 DECIDING = (
@@ -98,7 +85,7 @@ def cross_validate(
     Parameters
     ----------
     make : callable
-        Returns an untrained estimator (see `baselines.maker`).
+        Returns an untrained estimator (see `baselines.bind_model`).
     targets, weights : callable or array
         Fold to label distributions (N, C) and sample weights (N,) of the training set which that
         fold is held out of; an array serves every fold.
@@ -131,7 +118,7 @@ def cross_validate(
         folder = Path(keep) / f"seed{seed}-fold{fold}" if keep else None
         model = _fitted(make, features, rows, data, seed, fold, folder, known, run)
         scored = np.flatnonzero(folds == fold)
-        oofs[-1].put(scored, *model.predict(take(features, scored)))
+        oofs[-1].put(scored, *model.predict(take_clips(features, scored)))
         if test_features is not None and len(test_features):
             tests.append(model.predict(test_features))
     if keep:
@@ -211,7 +198,7 @@ def _fitted(make, features, rows, data, seed, fold, folder, known, run: Run) -> 
         if folder is not None:
             (folder.parent / RUN).unlink(missing_ok=True)  # half of its fits would be another run's
         start = time.perf_counter()
-        model.fit(take(features, rows), *data, seed=seed)
+        model.fit(take_clips(features, rows), *data, seed=seed)
         found = {"digest": digest, "seconds": time.perf_counter() - start}
         if folder is not None:
             (folder / FIT).unlink(missing_ok=True)  # it vouches for what lies beside it

@@ -22,7 +22,7 @@ SECOND_SCRIPT = 0.2  # share of the letters from which a second script is named
 SHORTEST_SPEECH_S = 0.3  # a rate over less than a syllable says nothing
 
 
-def count(clips: pd.DataFrame) -> pd.DataFrame:
+def count_words(clips: pd.DataFrame) -> pd.DataFrame:
     """Script and length of each transcript.
 
     Returns
@@ -36,13 +36,13 @@ def count(clips: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "clip_id": clips["clip_id"].to_numpy(object),
-            "script": pd.Series([script(text) for text in texts], dtype="str"),
+            "script": pd.Series([detect_script(text) for text in texts], dtype="str"),
             "length": [np.nan if text is None else len(_UNIT.findall(text)) for text in texts],
         }
     )
 
 
-def script(text: str | None) -> str | None:
+def detect_script(text: str | None) -> str | None:
     """The script that a text is written in; None for no text."""
     if text is None:
         return None
@@ -54,7 +54,7 @@ def script(text: str | None) -> str | None:
     return " + ".join(named[:2]) or "other"
 
 
-def unit(scripts: pd.Series) -> str:
+def choose_unit(scripts: pd.Series) -> str:
     """What `length` counts: words, characters, or both."""
     unspaced = scripts.dropna().str.contains("|".join(UNSPACED))
     if not unspaced.any():
@@ -62,7 +62,7 @@ def unit(scripts: pd.Series) -> str:
     return "characters" if unspaced.all() else "words or characters"
 
 
-def languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | Note:
+def count_languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | Note:
     """Transcripts by script and by the language that the manifest states; `said` as `count` gives it."""
     stated = clips["language"].fillna("not stated").to_numpy(object)
     known = said.assign(language=stated).dropna(subset=["script"])
@@ -72,15 +72,15 @@ def languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | Note:
         clips=("length", "size"), median=("length", "median"), longest=("length", "max")
     )
     table["share"] = (table["clips"] / len(clips)).map("{:.1%}".format)
-    table["counted in"] = [unit(pd.Series([name])) for name in table["script"]]
+    table["counted in"] = [choose_unit(pd.Series([name])) for name in table["script"]]
     table = table.astype({"longest": int})[["script", "language", "clips", "share", "median", "longest", "counted in"]]
     return table.sort_values("clips", ascending=False).head(12).set_index("script").rename_axis(None)
 
 
-def rates(said: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
+def measure_speech_rates(said: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
     """Words (or characters) per second of estimated speech of the measured clips, NaN where either is unknown.
 
-    `said` as `count` gives it, `measured` as `explore.measure` does; the result stands in the order of `measured`.
+    `said` as `count` gives it, `measured` as `explore.measure_clips` does; the result stands in the order of `measured`.
     """
     length = measured["clip_id"].map(said.set_index("clip_id")["length"])
     return length / measured["speech_s"].where(measured["speech_s"] >= SHORTEST_SPEECH_S)

@@ -57,13 +57,13 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
     int
         0, or 1 when a notebook failed.
     """
-    from . import index
+    from .index import build_index
 
     profile, sets = params.prepare(profile, sets)
     if members := params.load_profile(profile)["members"]:
         failed = [member for member in _in_turn(profile, members) if _failed(member, sets, cores, dry_run)]
         if not dry_run:
-            print(f"Report: {show(index.build_index(profile))}")
+            print(f"Report: {show(build_index(profile))}")
         return 1 if failed else 0
     params.check_sets(sets, pipeline.order(profile))
     shards.counts(profile, sets, pipeline.order(profile))  # a number that cannot be is refused at once
@@ -79,7 +79,7 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
             return follower.tell_plan()
         if follower.planned or _index_is_old(profile):
             try:
-                index.build_index(profile, order)
+                build_index(profile, order)
             except EcmfError as error:  # the runs count for more than their summary
                 print(f"index: {error}", file=sys.stderr)
                 code = code or 1
@@ -109,7 +109,7 @@ def _failed(member: str, sets: Sequence[str], cores: int, dry_run: bool) -> bool
 
 def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follower) -> int:
     """Read a real corpus before the rest is planned: what it holds decides what can be trained."""
-    start = pipeline.START
+    start = params.START
     settings = params.resolve(start, profile, params.sets_for(start, sets))
     changed = outdated(profile, sets, [start])
     there = all(path.exists() for path in pipeline.writes(start, profile))

@@ -45,7 +45,7 @@ def media_vectors(video: str) -> dict[str, np.ndarray | None]:
     """Utterance vectors of scene, face and audio of one clip; None where there is nothing to encode."""
     times = media.frame_times(media.probe(video)["duration_s"], N_FRAMES)
     frames, _ = media.read_frames(video, times, max_side=320)
-    _, crops = faces.detect(video)
+    _, crops = faces.detect_in_clip(video)
     inputs = dict(scene=frames, face=crops if len(crops) else None, audio=sound_of(video))
     return {branch: None if value is None else vector(branch, value) for branch, value in inputs.items()}
 
@@ -78,7 +78,7 @@ def enriched_texts(texts: list[str | None]) -> list[str | None]:
     labels = list(EMOTIONS)
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, ECMF_DATA=folder):
         answers = enrich.enrich("bounds", [text for text in texts if text], labels).set_index("text")
-    return [enrich.render(answers.loc[text].to_dict(), labels) if text else None for text in texts]
+    return [enrich.render_answer(answers.loc[text].to_dict(), labels) if text else None for text in texts]
 
 
 def features(clips: pd.DataFrame, n_workers: int) -> dict[str, Vectors]:

@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from ecmf_utils import baselines, features
+from ecmf_utils import baselines, features, selection
 from ecmf_utils.paths import data_dir, read_parquet, reports_dir
 
 from .made_up import group_numbers, make_branches, one_hot
@@ -57,8 +57,8 @@ def hash_profile(profile):
     """Name to hash for everything that the notebooks of a profile have computed."""
     data, hashes = data_dir(profile), {}
     for folder in sorted((data / "features").glob("*")):
-        branch, chosen = folder.name, features.selected(profile, folder.name)
-        status = features.status_table(profile, [branch])
+        branch, chosen = folder.name, selection.read_selected(profile, folder.name)
+        status = features.read_status(profile, [branch])
         hashes[f"features/{branch}/status"] = digest_table(status, ["clip_id"])
         table = features.load(profile, [branch])
         hashes[f"features/{branch}/vectors"] = digest_array(table.x[branch])
@@ -88,8 +88,8 @@ def hash_models():
     for name in sorted({*baselines.NETWORKS, *baselines.LINEAR}):
         model = baselines.make_model(name, table.dims, 4, **({"epochs": 5} if baselines.has_epochs(name) else {}))
         weights = np.ones(len(training))
-        model.fit(features.take(table, training), one_hot(given[training]), weights, groups[training], seed=0)
-        proba, branch_weights = model.predict(features.take(table, held_out))
+        model.fit(features.take_clips(table, training), one_hot(given[training]), weights, groups[training], seed=0)
+        proba, branch_weights = model.predict(features.take_clips(table, held_out))
         hashes[name] = digest_array(proba) + ("" if branch_weights is None else " " + digest_array(branch_weights))
     return hashes
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ecmf_utils import media
+from ecmf_utils import clipwriter, media
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 SEVEN = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
@@ -51,7 +51,7 @@ def _cheap_clip(path, i, seconds):
         frame[20:60, 5 * i % 60 + 3 * t : 5 * i % 60 + 3 * t + 30] = (200, 40 + 25 * (i % 8), 60)
     time = np.arange(int(16000 * seconds)) / 16000
     tone = 0.2 * np.sin(2 * np.pi * (180 + 45 * i) * time * (1 + 0.1 * time))
-    return media.write_clip(path, frames, 12, tone.astype(np.float32), 16000)
+    return clipwriter.write_clip(path, frames, 12, tone.astype(np.float32), 16000)
 
 
 def demo_clips(folder, n=12, seed=0):

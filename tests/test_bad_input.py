@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import cli, corpus, media, paths, probing, sources, vectors
+from ecmf_utils import cli, clipwriter, corpus, paths, probing, sources, vectors
 from ecmf_utils.paths import EcmfError
 
 from .conftest import build
@@ -98,7 +98,7 @@ def folder(tmp_path_factory, clip):
     make_clip(place / "one.mp4", seconds=1 / 12)
     import numpy as np
 
-    media.write_clip(place / "sound.mp4", [], 12, np.zeros(16000, np.float32) + 0.1, 16000)
+    clipwriter.write_clip(place / "sound.mp4", [], 12, np.zeros(16000, np.float32) + 0.1, 16000)
     return place
 
 
@@ -124,7 +124,7 @@ def test_a_transcript_in_a_wrong_encoding_is_a_problem_of_its_clip_only(folder, 
 def test_a_clip_without_a_face_has_no_face_branch(folder):
     from ecmf_utils import faces
 
-    rows, crops = faces.detect(folder / "good.mp4")
+    rows, crops = faces.detect_in_clip(folder / "good.mp4")
     assert [row["problem"] for row in rows] == ["no_face"] and len(crops) == 0
 
 

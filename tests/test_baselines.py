@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ecmf_utils import baselines, features, linear, networks
 from ecmf_utils.linear import Scaler, group_folds, out_of_fold, softmax_regression
-from ecmf_utils.metrics import scores
+from ecmf_utils.metrics import score
 from ecmf_utils.optimisation import choose_device
 from ecmf_utils.paths import EcmfError, read_json, write_json
 
@@ -29,7 +29,7 @@ def split():
 @pytest.fixture(scope="module")
 def fitted(split):
     data, truth, groups, train, _ = split
-    train_data = features.take(data, train)
+    train_data = features.take_clips(data, train)
 
     def fit(name):
         model = baselines.make_model(name, DIMS, 4, **QUICK.get(name, {}))
@@ -40,7 +40,7 @@ def fitted(split):
 
 def weighted_f1(model, split):
     data, truth, _, _, test = split
-    return scores(truth[test], model.predict(features.take(data, test))[0])["weighted_f1"]
+    return score(truth[test], model.predict(features.take_clips(data, test))[0])["weighted_f1"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,8 +64,8 @@ def test_stacking_does_not_believe_a_branch_that_knows_its_training_rows_by_hear
 
     def score():
         model = baselines.make_model("stacked", more.dims, 4, strength=0.1)
-        model.fit(features.take(more, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
-        return scores(truth[test], model.predict(features.take(more, test))[0])["weighted_f1"]
+        model.fit(features.take_clips(more, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
+        return score(truth[test], model.predict(features.take_clips(more, test))[0])["weighted_f1"]
 
     def by_heart(x, targets, weights, groups, k, seed, strength):
         return softmax_regression(x, targets, weights, strength).logits(x), strength
@@ -89,7 +89,7 @@ def test_late_is_at_least_as_good_as_its_best_branch(split, fitted):
         x, present = {branch: data.x[branch]}, {branch: data.present[branch]}
         only = features.Features(data.clip_ids, x, present, {branch: DIMS[branch]})
         model = baselines.make_model("late", only.dims, 4)
-        model.fit(features.take(only, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
+        model.fit(features.take_clips(only, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
         alone.append(weighted_f1(model, (only, truth, groups, train, test)))
     assert weighted_f1(fitted["late"], split) > max(alone)
 
@@ -105,7 +105,7 @@ def test_weights_are_shares_of_the_present_branches(fitted, split, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_clip_without_any_branch_gets_a_prediction(fitted, split, name):
-    row = features.take(split[0], [0])
+    row = features.take_clips(split[0], [0])
     absent = {branch: np.array([False]) for branch in DIMS}
     proba, _ = fitted[name].predict(features.Features(row.clip_ids, row.x, absent, row.dims))
     assert np.isfinite(proba).all()
@@ -145,7 +145,7 @@ def test_clips_of_weight_zero_do_not_count(split, name):
     one, two = (
         baselines.make_model(name, DIMS, 4, **QUICK.get(name, {}))
         .fit(clips, aim, weights, groups)
-        .predict(features.take(data, train))[0]
+        .predict(features.take_clips(data, train))[0]
         for clips, aim in ((data, targets), (moved, wrong))
     )
     assert np.array_equal(one, two)
@@ -225,10 +225,10 @@ def test_the_logarithm_of_a_softmax_is_that_of_scipy_to_the_bit():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: baselines.maker("lstm", DIMS, 4), "unknown model 'lstm'.*attention, concat, ecmf, .*tfn"),
-        (lambda: baselines.maker("ecmf", DIMS, 4, depth=2), "no setting 'depth'.*dropout"),
-        (lambda: baselines.maker("majority", DIMS, 4, epochs=2), "no setting 'epochs'.*none"),
-        (lambda: baselines.maker("ecmf", {}, 4), "no branch"),
+        (lambda: baselines.bind_model("lstm", DIMS, 4), "unknown model 'lstm'.*attention, concat, ecmf, .*tfn"),
+        (lambda: baselines.bind_model("ecmf", DIMS, 4, depth=2), "no setting 'depth'.*dropout"),
+        (lambda: baselines.bind_model("majority", DIMS, 4, epochs=2), "no setting 'epochs'.*none"),
+        (lambda: baselines.bind_model("ecmf", {}, 4), "no branch"),
     ],
 )
 def test_unknown_names_are_told_before_any_training(call, said):

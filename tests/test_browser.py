@@ -58,7 +58,7 @@ def live(monkeypatch):
 @pytest.fixture
 def shown(clips, live):
     """A live browser whose player keeps what it was sent."""
-    found = browser.clip_browser(clips, LABELS, "none")
+    found = browser.browse_clips(clips, LABELS, "none")
     found.sent = []
     found.player.send = lambda content, buffers=(): found.sent.append((content, list(buffers)))
     return found
@@ -81,7 +81,7 @@ def test_a_notebook_that_is_only_executed_is_not_live(live, monkeypatch):
 
 def test_without_the_widgets_there_is_the_table(clips, live, monkeypatch):
     monkeypatch.setattr(browser.importlib.util, "find_spec", lambda name: None)
-    assert isinstance(browser.clip_browser(clips, LABELS, "full"), browser.ClipTable)
+    assert isinstance(browser.browse_clips(clips, LABELS, "full"), browser.ClipTable)
 
 
 # ---- filters
@@ -136,7 +136,7 @@ def test_a_clip_that_cannot_be_decoded_is_named_not_raised(clips, tmp_path):
 
 
 def test_no_clips_is_one_line(clips):
-    assert browser.clip_browser(clips.iloc[:0], LABELS, "full") == "There are no clips."
+    assert browser.browse_clips(clips.iloc[:0], LABELS, "full") == "There are no clips."
 
 
 # ---- the widgets
@@ -151,7 +151,7 @@ def test_the_list_follows_the_filters(shown):
 
 def test_a_long_list_is_turned_page_by_page(live):
     many = manifest([{"clip_id": f"c{i:03d}", "text": None} for i in range(450)])
-    shown = browser.clip_browser(many, LABELS, "none")
+    shown = browser.browse_clips(many, LABELS, "none")
     assert len(shown.list.options) == 1 + 200 and shown.back.disabled
     shown.on.click()
     shown.on.click()
@@ -197,7 +197,7 @@ def test_the_output_names_the_table_for_whoever_has_no_kernel(shown):
 
 def test_with_many_groups_a_name_is_typed(live):
     many = manifest([{"clip_id": f"c{i}", "group": f"g{i}", "text": None} for i in range(100)])
-    menu = browser.clip_browser(many, LABELS, "none").filters["group"]
+    menu = browser.browse_clips(many, LABELS, "none").filters["group"]
     assert type(menu).__name__ == "Text"
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from ecmf_utils import cells, code, notebook
+from ecmf_utils import code, notebook
+from ecmf_utils.cells import code_cells, notebook_names
 from ecmf_utils.paths import ROOT
 
 from .small_notebooks import edit, make_pipeline
@@ -155,7 +156,7 @@ def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
 
 def reached(name):
     """The modules of ours that a notebook comes to import."""
-    waiting = set(code._references([code._parse(cell["source"]) for cell in cells.code_cells(name)], ""))
+    waiting = set(code._references([code._parse(cell["source"]) for cell in code_cells(name)], ""))
     seen = set()
     while waiting:
         seen |= waiting
@@ -163,7 +164,7 @@ def reached(name):
     return seen
 
 
-@pytest.mark.parametrize("name", cells.notebook_names())
+@pytest.mark.parametrize("name", notebook_names())
 def test_every_module_that_a_notebook_reaches_is_followed(name):
     assert reached(name) and all((ROOT / f"{module.replace('.', '/')}.py").is_file() for module in reached(name))
 

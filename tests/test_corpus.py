@@ -72,7 +72,7 @@ def test_probe_gives_streams_and_problems_and_loses_no_row(tmp_path, clip):
 
 def test_saved_manifest_comes_back_with_the_contract_types(home, tmp_path, clip):
     shutil.copy(clip, tmp_path / "good.mp4")
-    saved = corpus.save("p", probing.probe_all(sources.scan_folder(tmp_path), n_workers=1), LABELS)
+    saved = corpus.save_clips("p", probing.probe_all(sources.scan_folder(tmp_path), n_workers=1), LABELS)
     pd.testing.assert_frame_equal(corpus.read_clips("p"), saved, check_dtype=False)
     assert set(corpus.TEXT_COLUMNS) | set(corpus.NUMBER_COLUMNS) <= set(saved.columns)
 

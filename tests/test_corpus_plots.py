@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ecmf_utils import clip_plots, corpus_plots, explore, plots, theme, words
+from ecmf_utils import clip_plots, corpus_plots, explore, theme, words
 
 TWO = ["negative", "positive"]
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
@@ -22,7 +22,7 @@ rng = np.random.default_rng(0)
 @pytest.fixture(scope="module", autouse=True)
 def small():
     """The theme, drawn coarsely: what is tested is that it draws."""
-    plots.set_theme()
+    theme.set_theme()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theme, "SHARPNESS", 0.6)
         yield
@@ -143,13 +143,13 @@ def test_measures_of_nothing_are_one_line():
 
 def test_speech_draws_with_two_scripts_and_without_a_rate():
     clips = made_up()
-    said = words.count(clips)
+    said = words.count_words(clips)
     draw(corpus_plots.speech(said, clips["fps"], said["script"]))
     draw(corpus_plots.speech(said, clips["fps"] * np.nan, said["script"]))
 
 
 def test_speech_of_no_transcripts_is_one_line():
-    said = words.count(made_up().assign(text=None))
+    said = words.count_words(made_up().assign(text=None))
     assert corpus_plots.speech(said, said["length"], said["script"]) == "No clip has a transcript."
 
 
@@ -171,7 +171,7 @@ def test_a_contact_sheet_has_a_row_for_each_label_that_has_pictures():
 def test_one_clip_draws_with_what_it_has(frames, sound):
     tiles = [np.full((60, 80, 3), 40 * i, np.uint8) for i in range(frames)]
     wave = None if sound is None else (0.1 * rng.normal(size=sound)).astype(np.float32)
-    figure = clip_plots.closely(wave, tiles, 2.0, "c1: what costs $5 and $6")
+    figure = clip_plots.clip_timeline(wave, tiles, 2.0, "c1: what costs $5 and $6")
     if frames or sound:
         draw(figure)
     else:

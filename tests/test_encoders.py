@@ -17,7 +17,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from ecmf_utils import classical, encoders, hub, pretrained, untrained
+from ecmf_utils import classical, encoders, hub, inference, pretrained, untrained
 from ecmf_utils.paths import EcmfError
 
 TEXTS = ["the train was late again", "no", "what a day , what a lovely long day"]
@@ -403,7 +403,7 @@ def test_a_corpus_is_not_continued_with_other_weights(tmp_path):
 def test_a_model_that_is_never_the_same_twice_is_refused(bert, monkeypatch):
     import torch
 
-    right = pretrained.hidden_states
+    right = inference.hidden_states
     monkeypatch.setattr(pretrained, "hidden_states", lambda *a, **k: torch.randn_like(right(*a, **k)))
     with pytest.raises(EcmfError, match="another vector every time"):
         encoders.load(f"hf:{bert}", "text")

@@ -20,7 +20,7 @@ def asked(monkeypatch):
         calls.append(chat)
         return replies.pop(0) if replies else GOOD
 
-    monkeypatch.setattr(enrich.llm, "make_client", lambda *_: client)
+    monkeypatch.setattr(llm, "make_client", lambda *_: client)
     client.calls, client.replies = calls, replies
     return client
 
@@ -58,7 +58,7 @@ def test_a_transcript_is_asked_once_however_often_it_occurs(home, asked):
 
 def test_nothing_but_the_sentence_and_the_label_names_go_out(home, asked):
     enrich.enrich("p", ["Lovely."], LABELS)
-    assert asked.calls[0] == enrich.messages("Lovely.", LABELS) and "Lovely." in asked.calls[0][0]["content"]
+    assert asked.calls[0] == enrich.build_messages("Lovely.", LABELS) and "Lovely." in asked.calls[0][0]["content"]
 
 
 def test_a_wrong_answer_is_repaired_once(home, asked):
@@ -125,5 +125,5 @@ def test_the_enriched_text_names_the_likely_feelings_only():
         "cues": "lovely",
         "reading": "Pleased.",
     }
-    assert enrich.render(answer, LABELS) == "Pleased. Likely feeling: happy 90%. Cues: lovely."
-    assert enrich.render(answer | {"status": "refused"}, LABELS) is None
+    assert enrich.render_answer(answer, LABELS) == "Pleased. Likely feeling: happy 90%. Cues: lovely."
+    assert enrich.render_answer(answer | {"status": "refused"}, LABELS) is None

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import cli, exchange, features, npyfolder, params, paths, store, vectors
+from ecmf_utils import cli, exchange, features, npyfolder, params, paths, selection, store, vectors
 
 DTYPES = ("float16", "float32", "float64")
 D = 5
@@ -47,7 +47,7 @@ def take_in(path, n=6, branch="audio", **settings):
 
 
 def states(branch="audio"):
-    return features.status_table("p", [branch]).set_index("clip_id")
+    return features.read_status("p", [branch]).set_index("clip_id")
 
 
 def bits(rows):
@@ -89,7 +89,7 @@ def test_a_folder_of_frames_becomes_one_array_in_the_order_of_the_numbers(home):
 def test_a_row_of_one_is_a_vector(home):
     arrays = {name: values[None] for name, values in numbers().items()}
     assert take_in(folder_of(home, arrays)).iloc[0]["level"] == "utterance"
-    assert np.array_equal(features.matrix("p", "audio")[1], np.concatenate(list(arrays.values())))
+    assert np.array_equal(features.load_matrix("p", "audio")[1], np.concatenate(list(arrays.values())))
     assert take_in(folder_of(home, arrays, "hubert-FRA")).iloc[0]["level"] == "frame"
 
 
@@ -113,14 +113,14 @@ def test_a_parquet_table_keeps_its_numbers(home, dtype, form):
         dtype,
         D,
     ]
-    assert bits(features.frames("p", "audio")) == {name: rows.tobytes() for name, rows in arrays.items()}
+    assert bits(features.iterate_frames("p", "audio")) == {name: rows.tobytes() for name, rows in arrays.items()}
     assert "columns not used: label" in summary.attrs["lines"][-1]
 
 
 def test_what_the_store_holds_can_be_imported_again(home):
     take_in(folder_of(home, numbers(frames=(2, 3)), "hubert-FRA"))
     take_in(stored_file(), branch="again")
-    assert bits(features.frames("p", "again")) == bits(features.frames("p", "audio"))
+    assert bits(features.iterate_frames("p", "again")) == bits(features.iterate_frames("p", "audio"))
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
@@ -131,13 +131,13 @@ def test_a_csv_table_keeps_every_digit(home, start, end):
     rows += [",".join([name, "train", *map(repr, values.tolist())]) for name, values in arrays.items()]
     (home / "t.csv").write_bytes((start + end.join(rows)).encode())
     assert take_in(home / "t.csv").iloc[0]["dtype"] == "float64"
-    assert np.array_equal(features.matrix("p", "audio")[1], np.stack(list(arrays.values())))
+    assert np.array_equal(features.load_matrix("p", "audio")[1], np.stack(list(arrays.values())))
 
 
 def test_whole_numbers_become_floats_that_hold_them(home):
     folder = folder_of(home, {name: np.arange(D, dtype=np.int32) + 2**24 + 1 for name in numbers()})
     assert take_in(folder).iloc[0]["dtype"] == "float64"
-    assert features.matrix("p", "audio")[1][0].tolist() == [2**24 + 1 + i for i in range(D)]
+    assert features.load_matrix("p", "audio")[1][0].tolist() == [2**24 + 1 + i for i in range(D)]
 
 
 def test_clips_without_a_vector_are_null_and_get_no_file(home):
@@ -147,7 +147,7 @@ def test_clips_without_a_vector_are_null_and_get_no_file(home):
     assert summary.iloc[0][["clips", "ok", "missing"]].tolist() == [6, 5, 1]
     assert "hubert-UTT: no features of clip 'c1'" in summary.attrs["lines"]
     assert pd.read_parquet(stored_file())["vector"].isna().tolist() == [name == "c1" for name in clips_of()["clip_id"]]
-    assert features.matrix("p", "audio")[2].tolist() == [name != "c1" for name in clips_of()["clip_id"]]
+    assert features.load_matrix("p", "audio")[2].tolist() == [name != "c1" for name in clips_of()["clip_id"]]
     written = exchange.export_features("p", "audio", home / "out")
     assert written.iloc[0][["files", "without"]].tolist() == [5, 1]
     assert written.attrs["absent"]["clip_id"].tolist() == ["c1"] and len(list((home / "out/hubert-UTT").iterdir())) == 5
@@ -164,9 +164,9 @@ def test_training_reads_float32(home):
 
 def test_the_recipe_says_what_it_is_and_not_where_it_was(home):
     take_in(folder_of(home, numbers(dtype="float16")))
-    how = features.selected("p", "audio")["recipe"]
+    how = selection.read_selected("p", "audio")["recipe"]
     assert how["name"] == "imported-hubert-UTT" and how["imported"] and how["dtype"] == "float16"
-    assert str(home) not in str(paths.parquet_metadata(stored_file())) + str(features.selected("p", "audio"))
+    assert str(home) not in str(paths.parquet_metadata(stored_file())) + str(selection.read_selected("p", "audio"))
 
 
 def test_published_features_have_a_name_of_their_own(home):
@@ -269,7 +269,7 @@ def test_a_bad_file_costs_its_clip_and_no_other(home, monkeypatch, name):
     told = [one for one in summary.attrs["lines"] if line.removeprefix("hubert-UTT/") in one]
     assert len(told) == 1 and told[0].startswith("hubert-UTT: c1.npy: ")
     assert not (home / "bomb").exists()
-    left = {clip_id: rows for clip_id, rows in features.frames("p", "audio") if rows is not None}
+    left = {clip_id: rows for clip_id, rows in features.iterate_frames("p", "audio") if rows is not None}
     assert left.keys() == arrays.keys() - {"c1"} and all(np.array_equal(left[one][0], arrays[one]) for one in left)
 
 
@@ -358,7 +358,7 @@ def test_a_bad_row_costs_its_clip_and_no_other(home, name):
     lines = summary.attrs["lines"]
     assert "t.csv row 5: 'c2' occurred in row 4 already; the first row counts" in lines
     assert "t.csv row 6: no name; the row is not used" in lines
-    assert features.matrix("p", "audio")[1][2].tolist() == [3, 4]
+    assert features.load_matrix("p", "audio")[1][2].tolist() == [3, 4]
 
 
 def test_bad_rows_of_a_parquet_table_cost_their_clips(home):
@@ -385,7 +385,7 @@ def test_a_quotation_mark_that_is_not_closed_costs_one_row(home, row):
     assert summary.iloc[0][["ok", "failed", "unlisted"]].tolist() == [2, 1, 99]
     line = "t.csv: t.csv row 3 (c1): a quotation mark is not closed; the row is not used"
     assert line.removeprefix("t.csv: t.csv ") in " ".join(summary.attrs["lines"])
-    assert features.matrix("p", "audio")[1][2].tolist() == [3, 4]
+    assert features.load_matrix("p", "audio")[1][2].tolist() == [3, 4]
 
 
 def test_foreign_names_are_shown_in_part(home):
@@ -467,14 +467,17 @@ def test_a_set_that_cannot_be_used_is_one_clear_line(home, name):
 def test_a_set_without_one_good_vector_replaces_nothing(home):
     folder = folder_of(home, numbers(2))
     take_in(folder, 2)
-    before = features.matrix("p", "audio")[1]
+    before = features.load_matrix("p", "audio")[1]
     for name in ("c0", "c1"):
         np.save(folder / f"{name}.npy", nan_at(1))
     os.utime(folder / "c0.npy", ns=(1, 1))
     os.utime(folder / "c1.npy", ns=(1, 1))
     with pytest.raises(paths.EcmfError, match="none of its features can be used"):
         take_in(folder, 2)
-    assert np.array_equal(features.matrix("p", "audio")[1], before) and features.selected("p", "audio")["n_ok"] == 2
+    assert (
+        np.array_equal(features.load_matrix("p", "audio")[1], before)
+        and selection.read_selected("p", "audio")["n_ok"] == 2
+    )
     assert not list(stored_file().parent.glob(".parts-*"))
 
 
@@ -482,7 +485,7 @@ def test_a_set_without_one_good_vector_selects_nothing(home):
     with pytest.raises(paths.EcmfError, match="none of its features"):
         take_in(folder_of(home, {"c0": nan_at(0)}))
     with pytest.raises(paths.EcmfError, match="is missing"):
-        features.selected("p", "audio")
+        selection.read_selected("p", "audio")
 
 
 def test_the_way_out_is_told_for_python_and_the_command_line(home):
@@ -604,7 +607,7 @@ def test_only_what_changed_is_read_again(home):
     np.save(folder / "c3.npy", np.arange(D, dtype=np.float32))
     os.utime(folder / "c3.npy", ns=(1, 1))
     assert take_in(folder).attrs["computed"] == 1
-    assert features.matrix("p", "audio")[1][3].tolist() == list(range(D))
+    assert features.load_matrix("p", "audio")[1][3].tolist() == list(range(D))
 
 
 def test_frames_of_a_large_corpus_are_never_held_at_once(home, monkeypatch):
@@ -633,7 +636,7 @@ def test_the_manifest_decides_the_order(home):
     ids = list(np.random.default_rng(0).permutation(list(arrays)))
     pq.write_table(pa.table({"clip_id": list(arrays), "vector": list(arrays.values())}), home / "t.parquet")
     exchange.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": ids}))
-    found, matrix, _ = features.matrix("p", "audio")
+    found, matrix, _ = features.load_matrix("p", "audio")
     assert found == ids and np.array_equal(matrix, np.stack([arrays[name] for name in ids]))
 
 
@@ -643,6 +646,6 @@ def test_the_real_vectors_come_in_exactly(home, realdata):
         summary = exchange.import_features("p", branch, realdata / "mosi" / f"{branch}.parquet", clips=labels).iloc[0]
         assert summary[["dtype", "dim", "ok", "unlisted"]].tolist() == ["float32", dim, 2199, 0]
         known = pd.read_parquet(realdata / "mosi" / f"{branch}.parquet").set_index("clip_id")["vector"]
-        ids, matrix, present = features.matrix("p", branch)
+        ids, matrix, present = features.load_matrix("p", branch)
         assert present.all() and np.array_equal(matrix, np.stack(known.loc[ids].to_list()))
-    assert store.dtype_of(features.selected("p", "text")["recipe"]) == "float32"
+    assert store.dtype_of(selection.read_selected("p", "text")["recipe"]) == "float32"

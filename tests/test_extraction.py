@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from ecmf_utils import encoders, features, media, untrained
+from ecmf_utils import clipwriter, encoders, features, media, readers, untrained
 
 from . import test_media
 
@@ -29,7 +29,7 @@ MEMORY_MB = 700  # that twenty minutes may take at most
 
 
 def film(path, count=12, fps=10, pictures=PICTURES):
-    return media.write_clip(path, [pictures[i % len(pictures)] for i in range(count)], fps)
+    return clipwriter.write_clip(path, [pictures[i % len(pictures)] for i in range(count)], fps)
 
 
 def turned(path):
@@ -133,7 +133,7 @@ FAMILIES = {
     "scene": ("classical", "vit", "videomae", "timm"), "audio": ("classical", "hubert", "hubert-large", "whisper"),
     "text": ("minilm", "bert", "qwen"),
 }  # fmt: skip
-READERS = {"scene": features.read_scene, "audio": features.read_audio, "text": features.read_text}
+READERS = {"scene": readers.read_scene, "audio": readers.read_audio, "text": readers.read_text}
 SLOW = [(family, "twenty minutes") for family in ("classical", "hubert", "whisper")]
 TABLE = [
     pytest.param(branch, family, case, id=f"{branch}-{family}-{case}",
@@ -183,14 +183,14 @@ def neighbours(branch, put):
 
 def table_of(rows):
     found = pd.DataFrame(rows, dtype=object).assign(clip_id=[f"c{i}" for i in range(len(rows))], content_hash="same")
-    return features.text_rows(found) if "text" in found else found
+    return readers.distinct_texts(found) if "text" in found else found
 
 
 def extract(profile, branch, encoder, rows, level="utterance", **how):
     """What a corpus of these clips gives: its table of statuses, vectors, and which are there."""
     clips = table_of(rows)
     features.extract(profile, branch, clips, encoder, partial(READERS[branch], **how), level=level)
-    status, found = features.status_table(profile, [branch]).astype(object), features.load(profile, [branch])
+    status, found = features.read_status(profile, [branch]).astype(object), features.load(profile, [branch])
     return status.where(status.notna(), None), found.x[branch], found.present[branch]
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import demo, faces, facetracks, media, paths, results
+from ecmf_utils import clipwriter, demo, facecrops, faces, facetracks, media, paths, recipes, results
 
 from .test_media import rotate
 
 
 def make(folder, hard=None, seed=3):
     """One generated clip, of an easy kind or with its face made hard."""
-    recipe = next(one for one in demo.plan(60, 12, 0, seed, 40) if one["hard_face"] == hard)
+    recipe = next(one for one in recipes.plan(60, 12, 0, seed, 40) if one["hard_face"] == hard)
     demo.make_clip(folder, recipe)
     return demo.clip_path(folder, recipe["clip_id"])
 
@@ -62,7 +62,7 @@ def write_at(path, frames, milliseconds):
 
 
 def test_a_face_is_found_in_every_frame_and_cut_out(portrait):
-    rows, crops = faces.detect(portrait, size=64)
+    rows, crops = faces.detect_in_clip(portrait, size=64)
     assert len(rows) == len(crops) == rows[0]["n_sampled"] >= 5
     assert crops.dtype == np.uint8 and crops.shape[1:] == (64, 64, 3)
     assert {row["status"] for row in rows} == {"ok"} and {row["track"] for row in rows} == {0}
@@ -71,9 +71,9 @@ def test_a_face_is_found_in_every_frame_and_cut_out(portrait):
 
 
 def test_aligned_eyes_lie_at_the_same_height(portrait):
-    if faces.landmark_file() is None:
+    if facecrops.landmark_file() is None:
         pytest.skip("the landmarks extra is not installed")
-    rows, _ = faces.detect(portrait)
+    rows, _ = faces.detect_in_clip(portrait)
     points = np.array(rows[0]["landmarks"]).reshape(5, 2)
     left, top, width = rows[0]["x"], rows[0]["y"], rows[0]["w"]
     inside = (points > [left - 0.2 * width, top - 0.2 * width]) & (points < [left + 1.2 * width, top + 1.2 * width])
@@ -82,21 +82,21 @@ def test_aligned_eyes_lie_at_the_same_height(portrait):
 
 def test_without_the_landmark_model_the_crop_follows_the_box(portrait, monkeypatch):
     monkeypatch.setattr(faces, "landmark_file", lambda: None)
-    rows, crops = faces.detect(portrait)
-    assert faces.recipe()["alignment"] == "box"
+    rows, crops = faces.detect_in_clip(portrait)
+    assert faces.make_face_recipe()["alignment"] == "box"
     assert rows[0]["landmarks"] is None and crops.shape[1:] == (112, 112, 3)
     assert crops[0].std() > 20
 
 
 def test_boxes_are_in_pixels_of_the_original(portrait):
-    whole = faces.detect(portrait)[0][0]
-    shrunk = faces.detect(portrait, max_side=240)[0][0]
+    whole = faces.detect_in_clip(portrait)[0][0]
+    shrunk = faces.detect_in_clip(portrait, max_side=240)[0][0]
     assert abs(whole["w"] - shrunk["w"]) < 0.3 * whole["w"]
     assert abs(whole["x"] - shrunk["x"]) < 0.3 * whole["w"]
 
 
 def test_a_room_without_anybody_has_no_face(empty_room):
-    rows, crops = faces.detect(empty_room)
+    rows, crops = faces.detect_in_clip(empty_room)
     assert [row["problem"] for row in rows] == ["no_face"] and len(crops) == 0
     assert "x" not in rows[0] and rows[0]["n_sampled"] >= 5
 
@@ -142,13 +142,13 @@ def test_who_comes_back_to_the_same_place_is_counted_once():
 
 
 def test_a_clip_of_one_frame_has_one_crop(portrait, tmp_path):
-    rows, crops = faces.detect(media.write_clip(tmp_path / "one.mp4", frames_of(portrait)[:1], 10))
+    rows, crops = faces.detect_in_clip(clipwriter.write_clip(tmp_path / "one.mp4", frames_of(portrait)[:1], 10))
     assert len(rows) == len(crops) == rows[0]["n_sampled"] == 1 and rows[0]["problem"] is None
 
 
 def test_a_picture_that_stands_still_is_looked_at_once(portrait, tmp_path):
     starts = [0, 40, 80, 120, 160, 200, 4000, 8000]
-    rows, crops = faces.detect(write_at(tmp_path / "variable.mkv", frames_of(portrait), starts))
+    rows, crops = faces.detect_in_clip(write_at(tmp_path / "variable.mkv", frames_of(portrait), starts))
     times = [row["time_s"] for row in rows]
     assert len(set(times)) == len(times) == len(crops) == rows[0]["n_sampled"] < 8
     assert set(np.round(np.array(times) * 1000)) <= set(starts)
@@ -157,24 +157,24 @@ def test_a_picture_that_stands_still_is_looked_at_once(portrait, tmp_path):
 def test_a_face_in_one_frame_that_stands_still_is_not_believed(portrait, empty_room, tmp_path):
     frames = [*frames_of(empty_room, 4), frames_of(portrait)[0], *frames_of(empty_room, 4)]
     starts = [0, 100, 200, 300, 400, 3000, 3100, 3200, 3300]
-    rows, _ = faces.detect(write_at(tmp_path / "flash.mkv", frames, starts))
+    rows, _ = faces.detect_in_clip(write_at(tmp_path / "flash.mkv", frames, starts))
     assert rows[0]["problem"] == "no_face"
 
 
 def test_boxes_in_a_turned_recording_are_those_of_the_upright_picture(portrait, tmp_path):
     frames = frames_of(portrait)
-    upright = media.write_clip(tmp_path / "upright.mp4", frames, 4, crf=10)
-    lying = media.write_clip(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)), 4, crf=10)
-    wanted, found = (faces.detect(path)[0][0] for path in (upright, rotate(lying, tmp_path / "turned.mp4")))
+    upright = clipwriter.write_clip(tmp_path / "upright.mp4", frames, 4, crf=10)
+    lying = clipwriter.write_clip(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)), 4, crf=10)
+    wanted, found = (faces.detect_in_clip(path)[0][0] for path in (upright, rotate(lying, tmp_path / "turned.mp4")))
     assert [found[side] for side in "xywh"] == pytest.approx([wanted[side] for side in "xywh"], abs=8)
 
 
 def test_a_clip_of_twenty_minutes_is_thinned_and_says_so(home, portrait, tmp_path):
     frames = frames_of(portrait)
     still = (frames[i % 8] for i in range(240))
-    long = media.write_clip(tmp_path / "long.mp4", still, 0.2)
+    long = clipwriter.write_clip(tmp_path / "long.mp4", still, 0.2)
     tracemalloc.start()
-    table = faces.detect_corpus(clips_of(long, portrait), "p", 1)
+    table = faces.detect_faces(clips_of(long, portrait), "p", 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     main = table[table["clip_id"] == "c0"]
@@ -189,9 +189,9 @@ def test_a_clip_of_twenty_minutes_is_thinned_and_says_so(home, portrait, tmp_pat
 def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty_room, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"<html></html>" * 50)
-    sound = media.write_clip(tmp_path / "s.mp4", [], 10, np.full(8000, 0.1, np.float32))
+    sound = clipwriter.write_clip(tmp_path / "s.mp4", [], 10, np.full(8000, 0.1, np.float32))
     clips = clips_of(portrait, empty_room, broken, tmp_path / "gone.mp4", None, sound)
-    table = faces.detect_corpus(clips, "p", 1)
+    table = faces.detect_faces(clips, "p", 1)
     first = table.drop_duplicates("clip_id").set_index("clip_id")
     assert list(first.index) == list(clips["clip_id"])
     assert first["status"].tolist() == ["ok", "missing", "failed", "failed", "missing", "missing"]
@@ -207,21 +207,21 @@ def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty
 
 
 def test_an_unforeseen_error_costs_one_clip(home, portrait, monkeypatch):
-    real = faces.detect
+    real = faces.detect_in_clip
 
     def burst(path, **settings):
         if path.endswith("odd.mp4"):
             raise RuntimeError("out of its depth")
         return real(path, **settings)
 
-    monkeypatch.setattr(faces, "detect", burst)
-    table = faces.detect_corpus(clips_of("odd.mp4", portrait), "p", 1)
+    monkeypatch.setattr(faces, "detect_in_clip", burst)
+    table = faces.detect_faces(clips_of("odd.mp4", portrait), "p", 1)
     assert table["status"].tolist()[0] == "failed" and (table["clip_id"] == "c1").sum() > 3
     assert table["detail"][0] == "RuntimeError: out of its depth"
 
 
 def test_stored_crops_are_those_of_the_main_face(home, portrait, empty_room):
-    table = faces.detect_corpus(clips_of(portrait, empty_room), "p", 1)
+    table = faces.detect_faces(clips_of(portrait, empty_room), "p", 1)
     crops, times = faces.read_crops("p", "c0")
     main = table[(table["clip_id"] == "c0") & (table["track"] == 0)]
     assert len(crops) == len(main) and np.allclose(times, main["time_s"])
@@ -230,24 +230,24 @@ def test_stored_crops_are_those_of_the_main_face(home, portrait, empty_room):
 
 def test_faces_are_found_again_only_where_clip_or_recipe_changed(home, portrait, monkeypatch):
     clips = clips_of(portrait, portrait)
-    before = faces.detect_corpus(clips, "p", 1)
+    before = faces.detect_faces(clips, "p", 1)
     seen = []
-    real = faces.detect
-    monkeypatch.setattr(faces, "detect", lambda path, **k: seen.append(path) or real(path, **k))
-    assert faces.detect_corpus(clips, "p", 1).equals(before) and seen == []
+    real = faces.detect_in_clip
+    monkeypatch.setattr(faces, "detect_in_clip", lambda path, **k: seen.append(path) or real(path, **k))
+    assert faces.detect_faces(clips, "p", 1).equals(before) and seen == []
     clips.loc[1, "content_hash"] = "changed"
-    faces.detect_corpus(clips, "p", 1)
+    faces.detect_faces(clips, "p", 1)
     assert len(seen) == 1
-    faces.detect_corpus(clips, "p", 1, margin=0.1)
+    faces.detect_faces(clips, "p", 1, margin=0.1)
     assert len(seen) == 3
 
 
 def test_an_unfinished_crop_file_is_made_again(home, portrait):
     clips = clips_of(portrait)
-    before = faces.detect_corpus(clips, "p", 1)
+    before = faces.detect_faces(clips, "p", 1)
     path = paths.data_dir("p") / "faces" / "crops" / "c0.npz"
     path.write_bytes(path.read_bytes()[:200])
-    assert faces.detect_corpus(clips, "p", 1).equals(before)
+    assert faces.detect_faces(clips, "p", 1).equals(before)
     assert len(faces.read_crops("p", "c0")[0]) > 0
 
 
@@ -258,8 +258,8 @@ def test_names_that_differ_in_case_only_keep_crops_of_their_own():
 
 def test_workers_find_the_same_faces(home, portrait, empty_room):
     clips = clips_of(portrait, empty_room)
-    alone = faces.detect_corpus(clips, "one", 1)
-    assert faces.detect_corpus(clips, "two", 2).equals(alone)
+    alone = faces.detect_faces(clips, "one", 1)
+    assert faces.detect_faces(clips, "two", 2).equals(alone)
 
 
 def file_of(name="faces"):
@@ -272,39 +272,39 @@ def many(portrait, empty_room):
 
 
 def test_shards_join_to_the_whole(home, many, monkeypatch):
-    whole = faces.detect_corpus(many, "p", 1)
+    whole = faces.detect_faces(many, "p", 1)
     file_of().unlink()
-    parts = [faces.detect_corpus(many, "p", 1, shard, 3) for shard in (2, 0, 1)]
+    parts = [faces.detect_faces(many, "p", 1, shard, 3) for shard in (2, 0, 1)]
     assert sum(part["clip_id"].nunique() for part in parts) == len(many)
     pd.testing.assert_frame_equal(faces.read_faces("p"), whole)
-    assert faces.read_recipe("p")["recipe"] == faces.recipe()
-    monkeypatch.setattr(faces, "detect", None)  # nothing is detected again
-    faces.detect_corpus(many, "p", 1)
+    assert faces.read_face_recipe("p")["recipe"] == faces.make_face_recipe()
+    monkeypatch.setattr(faces, "detect_in_clip", None)  # nothing is detected again
+    faces.detect_faces(many, "p", 1)
     assert sorted(path.stem for path in file_of().parent.glob("*.parquet")) == ["faces"]
 
 
 def test_a_shard_that_is_missing_is_named(home, many):
-    faces.detect_corpus(many, "p", 1, 0, 3)
-    faces.detect_corpus(many, "p", 1, 2, 3)
+    faces.detect_faces(many, "p", 1, 0, 3)
+    faces.detect_faces(many, "p", 1, 2, 3)
     with pytest.raises(paths.EcmfError, match="run 20_detect_faces --set n_shards=3 --set shard=1 first"):
         faces.read_faces("p")
 
 
 def test_shards_of_another_recipe_are_not_joined(home, many):
     for shard in range(2):
-        faces.detect_corpus(many, "p", 1, shard, 2)
-    faces.detect_corpus(many, "p", 1, 0, 2, margin=0.1)
+        faces.detect_faces(many, "p", 1, shard, 2)
+    faces.detect_faces(many, "p", 1, 0, 2, margin=0.1)
     assert not file_of().exists()  # its crops are no longer all there
-    faces.detect_corpus(many, "p", 1, 1, 2, margin=0.1)
-    assert faces.read_recipe("p")["recipe"]["margin"] == 0.1
+    faces.detect_faces(many, "p", 1, 1, 2, margin=0.1)
+    assert faces.read_face_recipe("p")["recipe"]["margin"] == 0.1
 
 
 def test_a_shard_without_clips_has_an_empty_table(home, portrait):
     clips = clips_of(portrait)
     shard = 1 - paths.shard_of("c0", 2)
-    part = faces.detect_corpus(clips, "p", 1, shard, 2)
-    assert len(part) == len(faces.per_clip(part)) == 0
-    faces.detect_corpus(clips, "p", 1, 1 - shard, 2)
+    part = faces.detect_faces(clips, "p", 1, shard, 2)
+    assert len(part) == len(faces.summarise_faces(part)) == 0
+    faces.detect_faces(clips, "p", 1, 1 - shard, 2)
     assert set(faces.read_faces("p")["clip_id"]) == {"c0"}
 
 
@@ -317,7 +317,7 @@ def test_a_table_that_is_missing_names_its_notebook(home):
 
 def test_one_row_a_clip_tells_how_it_went(home, portrait, empty_room):
     clips = clips_of(portrait, empty_room, None)
-    state = faces.per_clip(faces.detect_corpus(clips, "p", 1))
+    state = faces.summarise_faces(faces.detect_faces(clips, "p", 1))
     assert state["state"].tolist() == ["face", "none", "none"]
     assert state.loc["c0", "share"] == 1 and state.loc["c1", "share"] == 0
 
@@ -326,7 +326,7 @@ def test_one_row_a_clip_tells_how_it_went(home, portrait, empty_room):
 def real_faces(realdata):
     """Manifest of the real clips, and their detections by file name."""
     known = pd.read_csv(realdata / "clips" / "manifest.csv").set_index("file")
-    return known, {name: faces.detect(realdata / "clips" / name, max_frames=18) for name in known.index}
+    return known, {name: faces.detect_in_clip(realdata / "clips" / name, max_frames=18) for name in known.index}
 
 
 def test_the_real_clips_have_the_faces_that_people_see(real_faces):

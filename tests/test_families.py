@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import encoders, features, inference, media, pretrained, towers, trial, untrained
+from ecmf_utils import encoders, features, inference, media, paths, pretrained, towers, trial, untrained
 
 from . import test_media
 
@@ -258,7 +258,7 @@ def test_a_sound_a_little_longer_than_its_window_gains_no_rows(folders, family):
 
 
 def test_whisper_hears_no_more_than_its_window(folders):
-    with pytest.raises(encoders.EcmfError, match="window_s=30, overlap_s=40: expected 0 <= overlap_s < window_s"):
+    with pytest.raises(paths.EcmfError, match="window_s=30, overlap_s=40: expected 0 <= overlap_s < window_s"):
         load(folders, "whisper", window_s=60.0, overlap_s=40.0)
     assert load(folders, "whisper", window_s=60.0).recipe["window_s"] == 30.0
 
@@ -342,7 +342,7 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(folders):
 
 def test_half_precision_that_is_too_far_off_is_refused(folders, monkeypatch):
     monkeypatch.setattr(trial, "MOST_DEVIATION", 1e-9)
-    with pytest.raises(encoders.EcmfError, match="bf16 changes a vector by .* say precision=fp32"):
+    with pytest.raises(paths.EcmfError, match="bf16 changes a vector by .* say precision=fp32"):
         load(folders, "vit", precision="bf16")
 
 
@@ -353,7 +353,7 @@ def test_a_wrong_layer_is_noticed(folders, monkeypatch):
     right = inference.combine
     monkeypatch.setattr(inference, "combine", lambda states, layers: right(states[:-1], layers))
     for family in ("bert", "hubert", "clip", "timm"):
-        with pytest.raises((AssertionError, encoders.EcmfError)):
+        with pytest.raises((AssertionError, paths.EcmfError)):
             test_rows_equal_a_forward_pass_of_each_clip_alone(folders, family, "sum-last-2")
 
 

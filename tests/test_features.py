@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import encoders, faces, features, media, paths
+from ecmf_utils import clipwriter, encoders, faces, features, paths, readers, selection
 from ecmf_utils.store import spans
 
 SEEN = []
@@ -72,7 +72,7 @@ def encoder(run=spell, name="spell", **settings):
 
 
 def read(row):
-    return features.read_text(row)
+    return readers.read_text(row)
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_a_file_says_what_its_vectors_are(home):
     schema, header = pq.read_schema(file_of()), paths.parquet_metadata(file_of())
     assert str(schema.field("vector").type) == "fixed_size_list<element: float>[2]"
     assert header["recipe"]["pooling"] == "mean" and header["recipe"]["level"] == "utterance"
-    assert header["recipe_hash"] == features.selected("p", "text")["recipe_hash"]
+    assert header["recipe_hash"] == selection.read_selected("p", "text")["recipe_hash"]
     assert header["schema_version"] == paths.SCHEMA_VERSION
 
 
@@ -125,14 +125,14 @@ def test_nothing_known_is_null_in_the_file_and_absent_when_loaded(home):
 def test_one_clip_that_fails_spoils_no_other(home):
     summary = extract(clips_of(), fail_on_three).iloc[0]
     assert (summary["ok"], summary["failed"]) == (5, 1)
-    row = features.status_table("p", ["text"]).set_index("clip_id").loc["c03"]
+    row = features.read_status("p", ["text"]).set_index("clip_id").loc["c03"]
     assert (row["status"], row["problem"]) == ("failed", "encoder_failed")
     assert row["detail"] == "ValueError: three is too many"
 
 
 def test_numbers_that_are_not_finite_are_a_failure(home):
     extract(clips_of(), nan_on_two)
-    row = features.status_table("p", ["text"]).set_index("clip_id").loc["c02"]
+    row = features.read_status("p", ["text"]).set_index("clip_id").loc["c02"]
     assert (row["status"], row["problem"]) == ("failed", "not_finite")
     assert np.isfinite(features.load("p", ["text"]).x["text"]).all()
 
@@ -160,7 +160,7 @@ def test_another_recipe_computes_everything_and_is_selected(home):
     extract(clips_of())
     extract(clips_of(), extra={"window": 3})
     assert len(SEEN) == 12
-    assert features.selected("p", "text")["recipe"]["extra"] == {"window": 3}
+    assert selection.read_selected("p", "text")["recipe"]["extra"] == {"window": 3}
 
 
 def test_a_clip_that_failed_is_tried_again(home):
@@ -244,10 +244,10 @@ def test_a_broken_file_is_named(home):
 
 def test_frame_level_files_hold_rows_and_their_times(home, tmp_path):
     frames = [np.full((32, 32, 3), 40 * i, np.uint8) for i in range(1, 6)]
-    video = media.write_clip(tmp_path / "v.mp4", frames, 5)
+    video = clipwriter.write_clip(tmp_path / "v.mp4", frames, 5)
     clips = clips_of(1, video=[str(video)], duration_s=[1.0])
     light = replace(encoder(brightness), dim=3, modality="frames")
-    reader = partial(features.read_scene, n_frames=5)
+    reader = partial(readers.read_scene, n_frames=5)
     features.extract("p", "scene", clips, light, reader, level="frame")
     row = pq.read_table(file_of("scene", level="frame")).to_pylist()[0]
     assert row["n_frames"] == 5 and np.allclose(row["times"], [0, 0.2, 0.4, 0.6, 0.8])
@@ -261,7 +261,7 @@ def test_workers_give_the_same_vectors(home, clip):
     light = encoders.load("classical", "scene")
     assert light.portable
     for profile, n_workers in (("one", 1), ("two", 2)):
-        features.extract(profile, "scene", clips, light, features.read_scene, n_workers=n_workers)
+        features.extract(profile, "scene", clips, light, readers.read_scene, n_workers=n_workers)
     one, two = (features.load(profile, ["scene"]) for profile in ("one", "two"))
     assert np.array_equal(one.x["scene"], two.x["scene"]) and two.present["scene"].all()
 
@@ -269,29 +269,29 @@ def test_workers_give_the_same_vectors(home, clip):
 def test_a_heavy_encoder_stays_here_and_only_reading_goes_to_workers(home, clip):
     clips = clips_of(40, video=[str(clip)] * 40, duration_s=[1.2] * 40)
     heavy = replace(encoder(lambda given: brightness(given)), dim=3, modality="frames")
-    features.extract("p", "scene", clips, heavy, features.read_scene, n_workers=2)
+    features.extract("p", "scene", clips, heavy, readers.read_scene, n_workers=2)
     assert features.load("p", ["scene"]).present["scene"].all()
 
 
 def test_every_reader_names_what_is_not_there(home, tmp_path):
     tone = np.full(8000, 0.1, np.float32)
-    sound = media.write_clip(tmp_path / "s.mp4", [], 10, tone)
-    picture = media.write_clip(tmp_path / "p.mp4", [np.zeros((32, 32, 3), np.uint8)] * 4, 10)
-    hush = media.write_clip(tmp_path / "h.mp4", [], 10, np.zeros(8000, np.float32))
+    sound = clipwriter.write_clip(tmp_path / "s.mp4", [], 10, tone)
+    picture = clipwriter.write_clip(tmp_path / "p.mp4", [np.zeros((32, 32, 3), np.uint8)] * 4, 10)
+    hush = clipwriter.write_clip(tmp_path / "h.mp4", [], 10, np.zeros(8000, np.float32))
     page = tmp_path / "page.mp4"
     page.write_text("<html></html>")
     videos = [sound, picture, hush, page, tmp_path / "gone.mp4", None]
     clips = clips_of(6, video=[v and str(v) for v in videos], audio=None, duration_s=0.8)
-    faces.detect_corpus(clips, "p", 1)
-    read_crops = partial(features.read_face, profile="p")
+    faces.detect_faces(clips, "p", 1)
+    read_crops = partial(readers.read_face, profile="p")
     looks = {
-        "scene": (features.read_scene, ["no_video_stream", "few_frames", "no_video_stream"]),
+        "scene": (readers.read_scene, ["no_video_stream", "few_frames", "no_video_stream"]),
         "face": (read_crops, ["no_video_stream", "no_face", "no_video_stream"]),
-        "audio": (features.read_audio, [None, "no_sound_stream", "silent_sound"]),
+        "audio": (readers.read_audio, [None, "no_sound_stream", "silent_sound"]),
     }
     for branch, (reader, wanted) in looks.items():
         features.extract("p", branch, clips, encoders.load("classical", branch), reader)
-        table = features.status_table("p", [branch])
+        table = features.read_status("p", [branch])
         absent = "no_sound_stream" if branch == "audio" else "no_video_stream"
         found = [problem if isinstance(problem, str) else None for problem in table["problem"]]
         assert found == [*wanted, "not_media", "missing_file", absent], branch
@@ -300,22 +300,22 @@ def test_every_reader_names_what_is_not_there(home, tmp_path):
 
 def test_a_transcript_in_a_wrong_encoding_is_told_from_an_empty_one(home):
     extract(clips_of(2, text=[None, None], problem=["bad_encoding", None]))
-    table = features.status_table("p", ["text"])
+    table = features.read_status("p", ["text"])
     assert table["problem"].tolist() == ["bad_encoding", "empty_text"]
     assert table["status"].tolist() == ["missing", "missing"]
 
 
 def test_the_text_of_a_row_can_be_its_identity(home):
     clips = clips_of(3, text=["a", "b", None])
-    extract(features.text_rows(clips))
+    extract(readers.distinct_texts(clips))
     SEEN.clear()
-    extract(features.text_rows(clips.assign(content_hash="new video"), ["a", "c", None]))
+    extract(readers.distinct_texts(clips.assign(content_hash="new video"), ["a", "c", None]))
     assert SEEN == ["c"]
 
 
 def test_crops_that_were_never_made_stop_the_extraction(home, clip):
     clips = clips_of(2, video=[str(clip)] * 2)
-    reader = partial(features.read_face, profile="p")
+    reader = partial(readers.read_face, profile="p")
     with pytest.raises(paths.EcmfError, match="run 20_detect_faces first"):
         features.extract("p", "face", clips, encoders.load("classical", "face"), reader)
 
@@ -326,7 +326,7 @@ def test_branches_are_loaded_for_the_clips_asked_for(home):
     loaded = features.load("p", ["context", "text"], clip_ids=["c04", "c01"])
     assert list(loaded.x) == ["context", "text"] and loaded.clip_ids == ["c04", "c01"]
     assert np.allclose(loaded.x["text"][1], spell(["word1"])[0].mean(0))
-    part = features.take(loaded, np.array([False, True]))
+    part = features.take_clips(loaded, np.array([False, True]))
     assert part.clip_ids == ["c01"] and len(part.present["text"]) == len(part) == 1
 
 
@@ -336,8 +336,8 @@ def test_another_extraction_can_be_chosen_by_name(home):
     both = features.load("p", ["text", "text@spell-last-max"])
     assert np.allclose(both.x["text"][0], spell(["word0"])[0].mean(0))
     assert np.allclose(both.x["text@spell-last-max"][0], spell(["word0"])[0].max(0))
-    assert list(features.status_table("p", list(both.x))["branch"].unique()) == list(both.x)
-    assert features.matrix("p", "text@spell-last-max")[1].tobytes() == both.x["text@spell-last-max"].tobytes()
+    assert list(features.read_status("p", list(both.x))["branch"].unique()) == list(both.x)
+    assert features.load_matrix("p", "text@spell-last-max")[1].tobytes() == both.x["text@spell-last-max"].tobytes()
 
 
 def test_an_encoder_that_is_not_there_or_stands_twice_is_one_clear_line(home):
@@ -350,7 +350,7 @@ def test_an_encoder_that_is_not_there_or_stands_twice_is_one_clear_line(home):
 
 def test_a_matrix_is_what_is_stored(home):
     extract(clips_of(3, text=["a", None, "bc"]))
-    ids, matrix, present = features.matrix("p", "text", ["c02", "c01"])
+    ids, matrix, present = features.load_matrix("p", "text", ["c02", "c01"])
     stored = pd.read_parquet(file_of())["vector"]
     assert ids == ["c02", "c01"] and present.tolist() == [True, False] and matrix.dtype == np.float32
     assert matrix[0].tobytes() == stored[2].tobytes() and not matrix[1].any()
@@ -358,10 +358,10 @@ def test_a_matrix_is_what_is_stored(home):
 
 def test_frames_come_clip_by_clip(home):
     extract(clips_of(3, text=["a", None, "bc"]), level="frame")
-    found = dict(features.frames("p", "text"))
+    found = dict(features.iterate_frames("p", "text"))
     assert found["c01"] is None and np.array_equal(found["c02"], spell(["bc"])[0])
     with pytest.raises(paths.EcmfError, match="features/text: stored at frame level"):
-        features.matrix("p", "text")
+        features.load_matrix("p", "text")
 
 
 @pytest.mark.parametrize(("pooling", "normalise"), [("mean", True), ("mean+std", False), ("mean+std", True)])
@@ -451,9 +451,9 @@ def test_the_real_clips_are_all_accounted_for(home, realdata):
     known = pd.read_csv(realdata / "clips" / "manifest.csv")
     videos = [str(realdata / "clips" / name) for name in known["file"]]
     clips = clips_of(16, video=videos, audio=None, duration_s=list(known["dur"]))
-    for branch, reader in (("scene", features.read_scene), ("audio", features.read_audio)):
+    for branch, reader in (("scene", readers.read_scene), ("audio", readers.read_audio)):
         features.extract("p", branch, clips, encoders.load("classical", branch), reader)
-    table = features.status_table("p", ["scene", "audio"])
+    table = features.read_status("p", ["scene", "audio"])
     problems = dict(zip(table["clip_id"] + table["branch"], table["problem"], strict=True))
     odd = {key: problem for key, problem in problems.items() if isinstance(problem, str)}
     number = {name: f"c{i:02d}audio" for i, name in enumerate(known["file"])}

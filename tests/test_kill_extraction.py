@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from ecmf_utils import cli, corpus, encoders, encoding, features, paths, untrained, workers
+from ecmf_utils import cli, corpus, encoders, encoding, features, paths, readers, untrained, workers
 from ecmf_utils.paths import ROOT
 
 KILLS = 10
@@ -29,7 +29,7 @@ def slowly(row, log):
     """The real reader; notes the clip and takes its time."""
     note(log, "read", row["clip_id"])
     time.sleep(SLOW_S)
-    return features.read_audio(row)
+    return readers.read_audio(row)
 
 
 def note(log, *words):

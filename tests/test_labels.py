@@ -6,6 +6,7 @@ import pytest
 
 from ecmf_utils import labels
 from ecmf_utils.paths import EcmfError
+from ecmf_utils.votes import confident_learning, fuse
 
 from .made_up import group_numbers, make_branches
 
@@ -155,20 +156,20 @@ def test_a_useless_source_is_found_unreliable(case):
     rng = np.random.default_rng(0)
     noise = np.eye(4)[rng.integers(0, 4, len(given))]
     good = np.eye(4)[np.where(rng.random(len(given)) < 0.8, truth, rng.integers(0, 4, len(given)))]
-    _, _, trust = labels.fuse({**found, "noise": noise, "good": good})
+    _, _, trust = fuse({**found, "noise": noise, "good": good})
     assert trust["noise"] < 0.25 and trust["good"] > 0.6
 
 
 def test_expected_share_of_right_given_labels_is_near(case):
     data, truth, given, folds, groups, llm = case
-    trust = labels.fuse(labels.sources(data, given, groups, llm, 4))[2]["given"]
+    trust = fuse(labels.sources(data, given, groups, llm, 4))[2]["given"]
     assert trust == pytest.approx((given == truth)[given >= 0].mean(), abs=0.07)
 
 
 def test_confident_learning_doubts_what_other_classes_are_sure_of():
     given = np.array([0, 0, 0, 1, 1, 1])
     proba = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.2, 0.8]])
-    assert labels.confident_learning(proba, given).tolist() == [False, False, True] + [False] * 3
+    assert confident_learning(proba, given).tolist() == [False, False, True] + [False] * 3
 
 
 def test_a_label_that_ends_another_is_no_source_of_its_own(refined):

@@ -6,7 +6,7 @@ import pytest
 from ecmf_utils import baselines, features, labels, training
 from ecmf_utils.learner import TorchClassifier
 from ecmf_utils.linear import Scaler, group_folds
-from ecmf_utils.metrics import bootstrap_ci, scores
+from ecmf_utils.metrics import bootstrap_ci, score
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
@@ -23,12 +23,12 @@ def problem():
 
 def cross_validated(name, problem):
     data, y, groups, folds = problem
-    make = baselines.maker(name, data.dims, 4, **SETTINGS.get(name, {}))
+    make = baselines.bind_model(name, data.dims, 4, **SETTINGS.get(name, {}))
     return training.cross_validate(make, data, one_hot(y), np.ones(len(y)), folds, groups)
 
 
 def weighted_f1(y, proba):
-    return scores(y, proba)["weighted_f1"]
+    return score(y, proba)["weighted_f1"]
 
 
 def spy_on_fits(monkeypatch, owner):
@@ -106,8 +106,8 @@ def test_shuffled_labels_give_chance(name):
     for seed in range(3):
         data, truth, _, groups = make_branches(300, seed=seed)
         y, train = np.random.default_rng(seed).permutation(truth), np.arange(300) < 150
-        known, new = features.take(data, train), features.take(data, ~train)
-        make = baselines.maker(name, data.dims, 4, **SETTINGS.get(name, {}))
+        known, new = features.take_clips(data, train), features.take_clips(data, ~train)
+        make = baselines.bind_model(name, data.dims, 4, **SETTINGS.get(name, {}))
         rows = (one_hot(y[train]), np.ones(150), group_numbers(groups[train]), groups[train])
         run = training.cross_validate(make, known, *rows, new)
         names = np.array([f"{seed} {group}" for group in groups])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import media
+from ecmf_utils import clipwriter, media
 
 FPS = 10
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.float32)
@@ -29,7 +29,7 @@ def number_of(frame):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return media.write_clip(tmp_path_factory.mktemp("m") / "c.mp4", numbered(20), FPS, TONE, crf=10)
+    return clipwriter.write_clip(tmp_path_factory.mktemp("m") / "c.mp4", numbered(20), FPS, TONE, crf=10)
 
 
 def rotate(path, out):
@@ -58,8 +58,8 @@ def test_probe_tells_what_a_clip_holds(clip):
 
 
 def test_sound_only_and_picture_only_files_are_told_apart(tmp_path):
-    sound = media.probe(media.write_clip(tmp_path / "s.mp4", [], FPS, TONE))
-    picture = media.probe(media.write_clip(tmp_path / "p.mp4", numbered(5), FPS))
+    sound = media.probe(clipwriter.write_clip(tmp_path / "s.mp4", [], FPS, TONE))
+    picture = media.probe(clipwriter.write_clip(tmp_path / "p.mp4", numbered(5), FPS))
     assert (sound["has_video"], sound["has_audio"], sound["width"]) == (False, True, None)
     assert (picture["has_video"], picture["has_audio"], picture["sample_rate"]) == (
         True,
@@ -69,7 +69,7 @@ def test_sound_only_and_picture_only_files_are_told_apart(tmp_path):
 
 
 def test_a_single_frame_is_read(tmp_path):
-    path = media.write_clip(tmp_path / "one.mp4", numbered(1), FPS)
+    path = clipwriter.write_clip(tmp_path / "one.mp4", numbered(1), FPS)
     assert media.probe(path)["n_frames"] == 1
     assert media.read_frames(path, [0.0, 5.0])[0].shape == (2, 48, 64, 3)
 
@@ -103,7 +103,7 @@ def test_frames_are_chosen_by_time_stamp_not_by_index(tmp_path):
 
 
 def test_far_apart_times_are_found_by_seeking(tmp_path, monkeypatch):
-    path = media.write_clip(tmp_path / "long.mp4", numbered(20), FPS, crf=10)
+    path = clipwriter.write_clip(tmp_path / "long.mp4", numbered(20), FPS, crf=10)
     monkeypatch.setattr(media, "SEEK_GAP_S", 0.3)
     frames, _ = media.read_frames(path, [0.05, 0.85, 1.75])
     assert [number_of(frame) for frame in frames] == [0, 8, 17]
@@ -117,7 +117,7 @@ def test_large_frames_are_scaled_down_and_small_ones_left(clip):
 def test_a_turned_recording_is_shown_upright(tmp_path):
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:16, :16] = 255  # top left, which a turn clockwise brings to the top right
-    stored = media.write_clip(tmp_path / "plain.mp4", [picture] * 3, FPS, crf=5)
+    stored = clipwriter.write_clip(tmp_path / "plain.mp4", [picture] * 3, FPS, crf=5)
     turned = rotate(stored, tmp_path / "turned.mp4")
     frame = media.read_frames(turned, [0.0])[0][0]
     assert frame.shape == (64, 48, 3)
@@ -150,13 +150,13 @@ def test_channels_are_mixed_to_one(tmp_path, layout, channels):
 
 
 def test_silent_sound_is_read_as_it_is(tmp_path):
-    path = media.write_clip(tmp_path / "z.mp4", numbered(3), FPS, np.zeros(8000, np.float32))
+    path = clipwriter.write_clip(tmp_path / "z.mp4", numbered(3), FPS, np.zeros(8000, np.float32))
     assert np.abs(media.read_audio(path)).max() < media.SILENCE
 
 
 def test_a_missing_stream_is_named(tmp_path):
-    silent = media.write_clip(tmp_path / "p.mp4", numbered(3), FPS)
-    blind = media.write_clip(tmp_path / "s.mp4", [], FPS, TONE)
+    silent = clipwriter.write_clip(tmp_path / "p.mp4", numbered(3), FPS)
+    blind = clipwriter.write_clip(tmp_path / "s.mp4", [], FPS, TONE)
     with pytest.raises(media.MediaError, match="no sound stream") as sound:
         media.read_audio(silent)
     with pytest.raises(media.MediaError, match="no picture") as picture:

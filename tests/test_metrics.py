@@ -21,7 +21,7 @@ def answers():
 
 def test_scores_agree_with_scikit_learn(answers):
     y, proba = answers
-    found, predicted = metrics.scores(y, proba), proba.argmax(1)
+    found, predicted = metrics.score(y, proba), proba.argmax(1)
     assert found["weighted_f1"] == pytest.approx(reference.f1_score(y, predicted, average="weighted"))
     assert found["macro_f1"] == pytest.approx(reference.f1_score(y, predicted, average="macro"))
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(y, predicted))
@@ -30,40 +30,40 @@ def test_scores_agree_with_scikit_learn(answers):
 def test_weighted_f1_alone_is_that_of_the_scores(answers):
     y, proba = answers
     weights = np.linspace(0, 1, len(y))
-    assert metrics.weighted_f1(y, proba) == metrics.scores(y, proba)["weighted_f1"]
-    assert metrics.weighted_f1(y, proba, weights) == metrics.scores(y, proba, weights)["weighted_f1"]
+    assert metrics.weighted_f1(y, proba) == metrics.score(y, proba)["weighted_f1"]
+    assert metrics.weighted_f1(y, proba, weights) == metrics.score(y, proba, weights)["weighted_f1"]
 
 
 def test_scores_agree_when_a_class_is_absent_from_labels_and_predictions():
     y, proba = np.array([0, 0, 1, 1]), np.eye(4)[[0, 1, 1, 1]]
     expected = reference.f1_score(y, [0, 1, 1, 1], average="macro")
-    assert metrics.scores(y, proba)["macro_f1"] == pytest.approx(expected)
+    assert metrics.score(y, proba)["macro_f1"] == pytest.approx(expected)
 
 
 def test_ece_is_zero_when_confidence_equals_accuracy():
     proba = np.tile([0.75, 0.25], (4, 1))
-    assert metrics.scores(np.array([0, 0, 0, 1]), proba)["ece"] == pytest.approx(0)
+    assert metrics.score(np.array([0, 0, 0, 1]), proba)["ece"] == pytest.approx(0)
 
 
 def test_ece_of_sure_and_wrong_is_one():
-    assert metrics.scores(np.array([1, 1]), np.eye(2)[[0, 0]])["ece"] == pytest.approx(1)
+    assert metrics.score(np.array([1, 1]), np.eye(2)[[0, 0]])["ece"] == pytest.approx(1)
 
 
 def test_per_class_has_precision_recall_and_f1(answers):
     y, proba = answers
-    table = metrics.per_class(y, proba, LABELS)
+    table = metrics.score_classes(y, proba, LABELS)
     p, r, f, n = reference.precision_recall_fscore_support(y, proba.argmax(1))
     assert list(table["label"]) == LABELS
     np.testing.assert_allclose(table[["precision", "recall", "f1", "n"]].to_numpy().T, [p, r, f, n])
 
 
 def test_confusion_rows_are_labels():
-    counts = metrics.confusion(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]])
+    counts = metrics.count_confusions(np.array([0, 0, 2]), np.eye(3)[[0, 1, 2]])
     assert counts.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
 def test_calibration_curve_counts_every_clip(answers):
-    curve = metrics.calibration_curve(*answers, bins=8)
+    curve = metrics.bin_calibration(*answers, bins=8)
     assert curve["n"].sum() == 200
     assert curve["confidence"].is_monotonic_increasing
 
@@ -71,7 +71,7 @@ def test_calibration_curve_counts_every_clip(answers):
 def test_interval_holds_the_score_and_is_repeatable(answers):
     y, proba = answers
     low, high = metrics.bootstrap_ci(y, proba).ci
-    assert low < metrics.scores(y, proba)["weighted_f1"] < high
+    assert low < metrics.score(y, proba)["weighted_f1"] < high
     assert metrics.bootstrap_ci(y, proba).ci == [low, high]
 
 
@@ -138,7 +138,7 @@ def test_paired_difference_changes_sign_with_the_order(answers):
 )
 def test_mistakes_are_one_clear_line(y, proba, said):
     with pytest.raises(EcmfError, match=said):
-        metrics.scores(np.array(y), np.array(proba))
+        metrics.score(np.array(y), np.array(proba))
 
 
 def test_unknown_metric_lists_the_known_ones(answers):
@@ -185,9 +185,9 @@ def test_with_few_speakers_intervals_still_cover_and_equal_models_seldom_differ(
 
 def test_clips_count_by_their_weights():
     y, proba = np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]]
-    assert metrics.scores(y, proba, [1, 1, 0])["weighted_f1"] == 1
-    twice = metrics.scores(np.repeat(y, [1, 2, 1]), np.repeat(proba, [1, 2, 1], axis=0))
-    assert metrics.scores(y, proba, [1, 2, 1])["weighted_f1"] == pytest.approx(twice["weighted_f1"])
+    assert metrics.score(y, proba, [1, 1, 0])["weighted_f1"] == 1
+    twice = metrics.score(np.repeat(y, [1, 2, 1]), np.repeat(proba, [1, 2, 1], axis=0))
+    assert metrics.score(y, proba, [1, 2, 1])["weighted_f1"] == pytest.approx(twice["weighted_f1"])
 
 
 def test_drawing_clips_needs_no_table_a_clip(monkeypatch):
@@ -197,7 +197,7 @@ def test_drawing_clips_needs_no_table_a_clip(monkeypatch):
     tables, counts, unit = metrics._tables(y, probas, None)
     assert unit == "clips" and counts.sum() == 5000 and len(counts) <= 27
     for table, proba in zip(tables, probas, strict=True):
-        assert np.array_equal(np.tensordot(counts, table, axes=1), metrics.confusion(y, proba))
+        assert np.array_equal(np.tensordot(counts, table, axes=1), metrics.count_confusions(y, proba))
     each = metrics.bootstrap_ci(y[:300], probas[0][:300], np.arange(300)).ci  # every clip a group: the same draws
     alike = metrics.bootstrap_ci(y[:300], probas[0][:300]).ci
     np.testing.assert_allclose(each, alike, atol=0.006)

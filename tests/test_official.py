@@ -6,8 +6,8 @@ import torch
 from scipy.special import softmax
 
 from ecmf_utils import official
-from ecmf_utils.features import Features, take
-from ecmf_utils.metrics import scores
+from ecmf_utils.features import Features, take_clips
+from ecmf_utils.metrics import score
 from ecmf_utils.networks import OfficialAttention
 from ecmf_utils.paths import EcmfError
 
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_bits(data, run):
     assert np.array_equal(again.test, run.test) and again.curves == run.curves
     other = official.cross_validate(*data, data[0], 4, seed=1, folds=[0], **QUICK)
     assert len(other.curves) == 1 and other.curves[0] != run.curves[0]
-    assert scores(data[1], run.test)["weighted_f1"] > 0.5
+    assert score(data[1], run.test)["weighted_f1"] > 0.5
 
 
 @pytest.mark.parametrize("y", [np.full(160, -1), np.full(160, 4), np.zeros(3, int)])
@@ -116,5 +116,5 @@ def test_a_label_that_cannot_be_is_one_line(data, y):
 
 def test_a_corpus_without_test_clips_is_reported_on_all_the_same(data):
     features, truth = data
-    found = official.cross_validate(features, truth, take(features, np.zeros(0, int)), 4, folds=[0], **QUICK)
+    found = official.cross_validate(features, truth, take_clips(features, np.zeros(0, int)), 4, folds=[0], **QUICK)
     assert found.test.shape == (0, 4) and 0 < found.reported <= 1

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ecmf_utils import plots, theme
-from ecmf_utils.robustness import subsets
+from ecmf_utils import plots, robust_plots, score_plots, theme
+from ecmf_utils.robustness import list_subsets
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 NINE = [*SIX, "disgust", "calm", "price $5 and $6"]
@@ -43,7 +43,7 @@ def examples(labels, branches):
     answers = pd.DataFrame(rng.dirichlet(np.ones(len(labels)), 8), columns=labels)
     f1 = pd.DataFrame({"f1": rng.random(len(labels)), "support": 9}, index=labels)
     tile = np.zeros((20, 20, 3), np.uint8)
-    kept = pd.DataFrame({"branches": ["+".join(some) for some in subsets(branches)]})
+    kept = pd.DataFrame({"branches": ["+".join(some) for some in list_subsets(branches)]})
     kept = kept.assign(weighted_f1=0.5, low=0.4, high=0.6)
     noisy = pd.DataFrame([(b, s, 0.5, 0.4, 0.6) for b in branches for s in (0, 1)])
     noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
@@ -54,23 +54,23 @@ def examples(labels, branches):
         "waveform_spectrogram": plots.waveform_spectrogram(rng.normal(size=4000), 16000, "$x$ $"),
         "embedding": plots.embedding(rng.normal(size=(n, 5)), clips["label"], labels, "audio"),
         "availability": plots.availability(counts),
-        "curves": plots.curves(history),
-        "branch_weights": plots.branch_weights(weights, branches, y, labels),
-        "scores_forest": plots.scores_forest(scores, reference=1 / 6),
-        "confusion": plots.confusion(rng.integers(0, 9, (len(labels),) * 2), labels),
-        "calibration": plots.calibration(bins),
-        "refine_flow": plots.refine_flow(clips["label"], y, labels),
-        "label_distributions": plots.label_distributions(answers),
-        "class_f1": plots.class_f1(f1),
-        "subsets": plots.subsets(kept),
-        "noise": plots.noise(noisy, kept),
+        "curves": score_plots.curves(history),
+        "branch_weights": score_plots.branch_weights(weights, branches, y, labels),
+        "scores_forest": score_plots.scores_forest(scores, reference=1 / 6),
+        "confusion": score_plots.confusion(rng.integers(0, 9, (len(labels),) * 2), labels),
+        "calibration": score_plots.calibration(bins),
+        "refine_flow": score_plots.refine_flow(clips["label"], y, labels),
+        "label_distributions": score_plots.label_distributions(answers),
+        "class_f1": score_plots.class_f1(f1),
+        "subsets": robust_plots.subsets(kept),
+        "noise": robust_plots.noise(noisy, kept),
     }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
     """The theme, drawn coarsely: what is tested is that it draws."""
-    plots.set_theme()
+    theme.set_theme()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theme, "SHARPNESS", 0.6)
         yield
@@ -88,21 +88,21 @@ def test_every_figure_draws_without_warning(labels, branches):
 
 
 def test_colours_are_fixed_and_distinct():
-    colours = plots.emotion_colours(NINE)
+    colours = theme.emotion_colours(NINE)
     assert len(set(colours.values())) == len(NINE)
-    assert plots.emotion_colours(SIX[::-1])["sad"] == colours["sad"]
-    assert plots.emotion_colours(["sadness"])["sadness"] == colours["sad"]
-    branches = plots.branch_colours([*FIVE, "pose"])
+    assert theme.emotion_colours(SIX[::-1])["sad"] == colours["sad"]
+    assert theme.emotion_colours(["sadness"])["sadness"] == colours["sad"]
+    branches = theme.branch_colours([*FIVE, "pose"])
     assert len({*branches.values(), *colours.values()}) >= len(branches) + len(SIX)
 
 
 def test_synonyms_never_share_a_colour():
-    colours = plots.emotion_colours(["worried", "fear", "fearful"])
+    colours = theme.emotion_colours(["worried", "fear", "fearful"])
     assert len(set(colours.values())) == 3
 
 
 def test_figure_shows_once_with_alt_text():
-    figure = plots.calibration(pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "n": [3]}))
+    figure = score_plots.calibration(pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "n": [3]}))
     data, metadata = figure._repr_mimebundle_()
     assert set(data) == {"image/png", "text/plain"}
     assert metadata["image/png"]["alt"] == "Accuracy against confidence"
@@ -118,20 +118,20 @@ def test_pyplot_keeps_no_figure():
 
 def test_absent_branches_do_not_lower_the_mean_weight():
     weights = np.array([[0.5, 0.5], [1.0, 0.0]])
-    figure = plots.branch_weights(weights, ["text", "face"], ["sad", "sad"], ["sad"])
+    figure = score_plots.branch_weights(weights, ["text", "face"], ["sad", "sad"], ["sad"])
     shown = [text.get_text() for text in figure.axes[1].texts]
     assert shown == ["0.75", "0.50"]
 
 
 def test_refine_flow_counts_dropped_and_added():
-    figure = plots.refine_flow(["sad", "sad", None], ["sad", None, "happy"], ["sad", "happy"])
+    figure = score_plots.refine_flow(["sad", "sad", None], ["sad", None, "happy"], ["sad", "happy"])
     columns = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     rows = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert columns == ["sad", "happy", "dropped"] and rows == ["sad", "happy", "no label"]
 
 
 def test_confusion_is_normalised_by_row():
-    figure = plots.confusion(np.array([[3, 1], [0, 0]]), ["sad", "happy"])
+    figure = score_plots.confusion(np.array([[3, 1], [0, 0]]), ["sad", "happy"])
     assert [t.get_text() for t in figure.axes[0].texts] == ["75%\n3", "25%\n1", "0%\n0", "0%\n0"]
 
 
@@ -149,14 +149,14 @@ def test_curves_end_where_most_fits_have_stopped_and_mark_the_epochs_that_are_ke
         pd.DataFrame({"epoch": range(n), "loss": 1.0, "inner_loss": [*range(n, 0, -1)], "inner_f1": 0.1 * i, "run": i})
         for i, n in enumerate([2, 4, 4, 9])
     ]
-    loss, score = plots.curves(pd.concat(fits)).axes
+    loss, score = score_plots.curves(pd.concat(fits)).axes
     assert list(loss.lines[0].get_xdata()) == [1, 2, 3, 4]  # one of four goes on
     assert score.get_title("left") == "epoch kept: 2 to 9, median 4" and list(score.lines[-1].get_xdata()) == [4, 4]
 
 
 def test_calibration_keeps_its_interval_between_0_and_1():
     bins = pd.DataFrame({"confidence": [0.2, 0.9], "accuracy": [1 / 6, 1.0], "n": [6, 40]})
-    band = plots.calibration(bins).axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    band = score_plots.calibration(bins).axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert 0 < band.min() < 1 / 6 and band.max() <= 1
 
 
@@ -164,11 +164,11 @@ def test_noise_is_a_panel_a_branch_with_the_level_of_the_hidden_branch():
     kept = pd.DataFrame({"branches": ["face+audio", "face", "audio"], "weighted_f1": [0.9, 0.7, 0.6]})
     noisy = pd.DataFrame([(b, s, 0.8, 0.7, 0.9) for b in ("face", "audio") for s in (0, 1)])
     noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
-    levels = {ax.get_title("left"): ax.lines[-1].get_ydata()[0] for ax in plots.noise(noisy, kept).axes}
+    levels = {ax.get_title("left"): ax.lines[-1].get_ydata()[0] for ax in robust_plots.noise(noisy, kept).axes}
     assert levels == {"face": 0.6, "audio": 0.7}
 
 
 def test_curves_of_a_run_without_inner_rows_show_the_loss_alone():
     history = pd.DataFrame({"epoch": [0, 1, 2], "loss": [1.0, 0.7, 0.6]})
-    draw(plots.curves(history))
-    assert len(plots.curves(history).axes) == 1
+    draw(score_plots.curves(history))
+    assert len(score_plots.curves(history).axes) == 1

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import corpus, media, paths, probing
+from ecmf_utils import clipwriter, corpus, media, probing
+from ecmf_utils.paths import ROOT, digest, file_hash, read_parquet
 
 from .miniatures import _converted
 
@@ -22,7 +23,7 @@ TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)).astype(np.floa
 
 
 def write(path, frames=FRAMES, sound=TONE):
-    return str(media.write_clip(path, frames, 12, sound, 16000))
+    return str(clipwriter.write_clip(path, frames, 12, sound, 16000))
 
 
 def rows(paths, **columns):
@@ -61,7 +62,7 @@ def test_the_media_columns_follow_the_others_and_tell_what_a_clip_holds(tmp_path
     ]
     assert list(found.loc[0, list(corpus.NUMBER_COLUMNS)]) == [2.0, 64, 48, 12.0, 12, 16000]
     known = found.loc[0, ["audio", "content_hash", "text", "status"]].to_dict()
-    assert known == {"audio": path, "content_hash": paths.file_hash(path), "text": "Words.", "status": "ok"}
+    assert known == {"audio": path, "content_hash": file_hash(path), "text": "Words.", "status": "ok"}
     assert found[["problem", "detail"]].isna().all(axis=None)
 
 
@@ -112,8 +113,8 @@ def test_sound_in_a_file_of_its_own_is_content_too(tmp_path, files):
     mute = write(tmp_path / "mute.mp4", sound=None)
     found = probing.probe_all(rows([mute, mute], audio=[files[0], None]))
     assert found.loc[0, "audio"] == files[0] and pd.isna(found.loc[0, "problem"])
-    both = paths.digest(paths.file_hash(mute), paths.file_hash(files[0]))
-    assert list(found["content_hash"]) == [both, paths.file_hash(mute)]
+    both = digest(file_hash(mute), file_hash(files[0]))
+    assert list(found["content_hash"]) == [both, file_hash(mute)]
 
 
 def wave(path, keep=None):
@@ -242,7 +243,7 @@ probing.probe_all(pd.read_json("rows.json"), profile="p")
 
 def test_a_killed_run_loses_at_most_one_part(home, files, looks):
     rows(files).to_json(home / "rows.json")
-    env = os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED], cwd=home, env=env)
     assert killed.returncode == -signal.SIGKILL
     found = probing.probe_all(rows(files), profile="p")
@@ -256,7 +257,7 @@ def test_one_tidy_file_is_left_without_what_is_gone(home, files, monkeypatch):
     probing.probe_all(rows(files[:3]), profile="p")
     left = list((home / "data" / "p" / ".probe").iterdir())
     assert [path.name for path in left] == ["all.parquet"]
-    assert len(paths.read_parquet(left[0])) == 3
+    assert len(read_parquet(left[0])) == 3
 
 
 def test_a_damaged_part_is_made_again(home, files, looks):

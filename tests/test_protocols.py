@@ -6,8 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from ecmf_utils import baselines, metrics, official, protocols
-from ecmf_utils.features import take
+from ecmf_utils import baselines, metrics, protocols
+from ecmf_utils import official as ecmf_utils_official
+from ecmf_utils.features import take_clips
+from ecmf_utils.official import OfficialRun
 from ecmf_utils.paths import EcmfError
 
 SMALL = protocols.Source(n_train=300, n_test=100, dims=(64, 48, 32), seed=4)
@@ -19,7 +21,7 @@ def test_made_up_features_are_hard_but_not_hopeless_and_the_same_twice():
     assert len(train) == len(y) == 1500 and len(test) == len(test_y) == 500 and set(y) == set(range(6))
     model = baselines.make_model("logreg", train.dims, 6)
     model.fit(train, np.eye(6)[y], np.ones(1500), np.array(train.clip_ids))
-    assert 0.55 < metrics.scores(test_y, model.predict(test)[0])["weighted_f1"] < 0.9
+    assert 0.55 < metrics.score(test_y, model.predict(test)[0])["weighted_f1"] < 0.9
     again = source.read()
     assert np.array_equal(again[2].x["branch1"], test.x["branch1"]) and np.array_equal(again[3], test_y)
 
@@ -34,8 +36,8 @@ def test_both_sides_are_measured_on_their_own():
 
 
 def test_the_cost_of_few_folds_is_extrapolated_to_all(monkeypatch):
-    found = official.OfficialRun(np.full((100, 6), 1 / 6), 0.5, 0.4, [], 7.0)
-    monkeypatch.setattr(official, "cross_validate", lambda *args, **how: found)
+    found = OfficialRun(np.full((100, 6), 1 / 6), 0.5, 0.4, [], 7.0)
+    monkeypatch.setattr(ecmf_utils_official, "cross_validate", lambda *args, **how: found)
     assert protocols._official(SMALL, 2, [0, 3], 0)["CPU s"] == 7.0 * 5 / 2
     assert protocols._official(SMALL, 2, None, 0)["CPU s"] == 7.0
 
@@ -94,7 +96,7 @@ def test_the_official_layout_is_read(tmp_path):
     np.testing.assert_array_equal(read.x["branch2"], train.x["branch2"])
     np.testing.assert_array_equal(read_test.x["branch0"], test.x["branch0"])
     assert [sorted(names)[c] for c in labels] == [names[c] for c in y] and len(test_labels) == 100
-    assert take(read, [0]).clip_ids == train.clip_ids[:1]
+    assert take_clips(read, [0]).clip_ids == train.clip_ids[:1]
 
 
 def test_a_folder_without_features_is_one_clear_line(tmp_path):

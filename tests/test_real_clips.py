@@ -3,7 +3,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
-from ecmf_utils import cli, corpus, features, media, pipeline, untrained
+from ecmf_utils import cli, corpus, features, media, pipeline, selection, untrained
 from ecmf_utils.paths import reports_dir
 
 PROFILE = "folder-clips"  # named after the folder
@@ -50,11 +50,11 @@ def tables(branch):
 @pytest.mark.slow
 @pytest.mark.parametrize("branch", list(BRANCHES))
 def test_every_clip_is_accounted_for(encoders, branch):
-    status = features.status_table(PROFILE, [branch])
+    status = features.read_status(PROFILE, [branch])
     assert sorted(status["clip_id"]) == sorted(corpus.read_clips(PROFILE)["clip_id"]) and len(status) == 16
     assert status["problem"].value_counts().to_dict() == WITHOUT[branch]
     assert (status["status"] == "ok").sum() == 16 - sum(WITHOUT[branch].values())
-    chosen = features.selected(PROFILE, branch)
+    chosen = selection.read_selected(PROFILE, branch)
     assert chosen["recipe"]["name"] == encoders[branch] and (chosen["n_failed"], chosen["n_shards"]) == (0, 1)
 
 

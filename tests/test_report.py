@@ -13,15 +13,8 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from scipy.stats import ttest_1samp
 
-from ecmf_utils import baselines, cli, index, markup, pages, pipeline, report, results, scoreboard
-from ecmf_utils.paths import (
-    EcmfError,
-    data_dir,
-    read_json,
-    reports_dir,
-    write_json,
-    write_parquet,
-)
+from ecmf_utils import baselines, cli, index, markup, pages, paths, pipeline, report, results, scoreboard
+from ecmf_utils.paths import EcmfError, data_dir, read_json, reports_dir, write_json, write_parquet
 
 from .browser import needs_chromium, visit
 
@@ -497,7 +490,7 @@ def test_the_index_by_hand_lists_what_has_not_run_and_renews_the_members_of_a_st
 @pytest.fixture
 def referenced(home, monkeypatch):
     """A profile with results and a reference of its own."""
-    monkeypatch.setattr(results.paths, "resource", lambda name: home / name)
+    monkeypatch.setattr(paths, "resource", lambda name: home / name)
     corpus()
     scores(score(), score("logreg", 0.5))
     index.build_index("demo")
@@ -544,38 +537,38 @@ def test_verify_without_reference_or_run_is_one_line(home):
 
 def test_policy_none_leaves_no_picture_sound_or_text():
     image = np.full((40, 60, 3), 7, np.uint8)
-    assert report.frame_for_report(image, "none") is None
-    assert report.sound_for_report(np.zeros(3), "none") is None
-    assert report.sound_for_report(np.zeros(3), "blurred") is None
-    assert {report.text_for_report("secret", p) for p in ("none", "blurred")} == {"(withheld)"}
+    assert report.show_frame(image, "none") is None
+    assert report.show_sound(np.zeros(3), "none") is None
+    assert report.show_sound(np.zeros(3), "blurred") is None
+    assert {report.show_text("secret", p) for p in ("none", "blurred")} == {"(withheld)"}
 
 
 def test_blurred_picture_keeps_its_size_and_loses_its_detail():
     image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-    blurred = report.frame_for_report(image, "blurred")
+    blurred = report.show_frame(image, "blurred")
     assert blurred.shape == image.shape and blurred.dtype == np.uint8
     assert np.abs(np.diff(blurred.astype(int), axis=1)).max() < 20
 
 
 def test_full_policy_shows_all():
     image = np.zeros((4, 4, 3), np.uint8)
-    assert report.frame_for_report(image, "full") is image
-    assert report.text_for_report("it's <b>", "full") == "it's <b>"  # a table escapes it
-    assert report.text_for_report(None, "full") == report.text_for_report(float("nan"), "full") == ""
+    assert report.show_frame(image, "full") is image
+    assert report.show_text("it's <b>", "full") == "it's <b>"  # a table escapes it
+    assert report.show_text(None, "full") == report.show_text(float("nan"), "full") == ""
 
 
 def test_a_clip_plays_from_within_the_page_or_is_withheld(home):
     (home / "a.mp4").write_bytes(b"clip")
-    playing = report.video_for_report(home / "a.mp4", "full")
+    playing = report.show_video(home / "a.mp4", "full")
     page = publish(home, code("1", shown({"text/html": playing})))
     assert '<video controls="" preload="metadata" src="data:video/mp4;base64,' in page
     assert outside(page) == []
-    assert "video" not in report.video_for_report(home / "a.mp4", "blurred")
+    assert "video" not in report.show_video(home / "a.mp4", "blurred")
 
 
 def test_unknown_policy_is_refused():
     with pytest.raises(EcmfError, match="none, blurred, full"):
-        report.text_for_report("x", "some")
+        report.show_text("x", "some")
 
 
 # ---- browser

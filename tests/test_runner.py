@@ -8,7 +8,8 @@ import time
 import psutil
 import pytest
 
-from ecmf_utils import runner
+from ecmf_utils import kernel as ecmf_utils_kernel
+from ecmf_utils import runner, workers
 from ecmf_utils.paths import ROOT, EcmfError, read_json
 
 from .small_notebooks import edit, make_pipeline
@@ -113,7 +114,7 @@ def test_mendable_mistake_has_no_error_name_and_no_traceback(notebooks, runs, ca
 
 
 def test_notebook_that_does_not_write_its_files_has_failed(notebooks, runs, monkeypatch, capsys):
-    monkeypatch.setattr(runner.kernel, "execute", lambda *_: None)
+    monkeypatch.setattr(ecmf_utils_kernel, "execute", lambda *_: None)
     assert runner.run(NB, "tiny") == 1
     assert "ended without writing" in capsys.readouterr().err
 
@@ -141,7 +142,7 @@ def test_full_disk_is_one_line(notebooks, monkeypatch, capsys):
 
 def test_parent_on_another_machine_is_not_followed(monkeypatch):
     monkeypatch.setenv("ECMF_PARENT", "1@some-other-node")
-    monkeypatch.setattr(runner.workers, "die_with_parent", lambda *_: pytest.fail("followed"))
+    monkeypatch.setattr(workers, "die_with_parent", lambda *_: pytest.fail("followed"))
     runner.follow_parent()
 
 

@@ -8,7 +8,20 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from ecmf_utils import baselines, comparison, contrasts, corpus, course, learning, linear, official, paths, runs
+from ecmf_utils import (
+    baselines,
+    comparison,
+    contrasts,
+    corpus,
+    course,
+    features,
+    learner,
+    learning,
+    linear,
+    official,
+    paths,
+    runs,
+)
 from ecmf_utils.paths import EcmfError, data_dir
 
 from .conftest import build
@@ -50,8 +63,8 @@ def profile(home, monkeypatch):
             {b: 3 for b in branches},
         )
 
-    monkeypatch.setattr(learning.features, "load", load)
-    corpus.save("p", clips.drop(columns="shown"), LABELS)
+    monkeypatch.setattr(features, "load", load)
+    corpus.save_clips("p", clips.drop(columns="shown"), LABELS)
     folds = corpus.make_folds(clips, 3)
     paths.write_parquet(folds, data_dir("p") / "folds.parquet")
     return clips.set_index("clip_id")
@@ -104,13 +117,13 @@ def test_pseudo_labelled_clips_of_tested_speakers_are_not_learned_from(profile):
     refine(profile, {})
     clips = corpus.read_clips("p")
     clips.loc[clips["clip_id"] == "c78", "group"] = clips.loc[clips["clip_id"] == "c60", "group"].item()
-    corpus.save("p", clips, LABELS)
+    corpus.save_clips("p", clips, LABELS)
     assert "c78" not in learning.load_problem("p", BRANCHES, LABELS, "refined").data.clip_ids
 
 
 def test_scores_are_those_of_the_held_out_clips(profile):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    result = runs.cross_validate("p", "late", problem, baselines.maker("late", problem.data.dims, 3), [0])
+    result = runs.cross_validate("p", "late", problem, baselines.bind_model("late", problem.data.dims, 3), [0])
     rows = {row["split"]: row for row in runs.score_rows("p", problem, result, "late")}
     assert rows["test"]["n"] == 18 and rows["oof"]["n"] == 60
     assert rows["test"]["weighted_f1"] > 0.7 and rows["oof"]["scored_on"] == "observed"
@@ -120,7 +133,7 @@ def test_scores_are_those_of_the_held_out_clips(profile):
 
 def test_single_seeds_are_scored_beside_their_mean_probability(profile):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    make = baselines.maker("ecmf", problem.data.dims, 3, epochs=2, width=8)
+    make = baselines.bind_model("ecmf", problem.data.dims, 3, epochs=2, width=8)
     result = runs.cross_validate("p", "ecmf", problem, make, [0, 1, 2])
     rows = {row["split"]: row for row in runs.score_rows("p", problem, result, "ecmf")}
     known = problem.test_y >= 0
@@ -136,7 +149,7 @@ def test_single_seeds_are_scored_beside_their_mean_probability(profile):
 
 def test_the_truth_changes_scores_and_never_predictions(profile):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    make = baselines.maker("logreg", problem.data.dims, 3)
+    make = baselines.bind_model("logreg", problem.data.dims, 3)
     without = runs.cross_validate("p", "a", problem, make, [0])
     truth = pd.DataFrame({"clip_id": profile.index, "truth": "angry"})
     paths.write_parquet(truth, data_dir("p") / "truth.parquet")
@@ -148,7 +161,7 @@ def test_the_truth_changes_scores_and_never_predictions(profile):
 
 
 def test_a_second_comparison_trains_nothing(profile, monkeypatch):
-    planned = comparison.plan(["late"], [], "logreg", BRANCHES, False)
+    planned = comparison.plan_runs(["late"], [], "logreg", BRANCHES, False)
     first = comparison.run_plan("p", planned, LABELS, [0], 5)
     fits = []
     monkeypatch.setattr(baselines.LateFusion, "fit", lambda *_, **__: fits.append(1))
@@ -168,7 +181,7 @@ def test_several_processes_give_the_same_runs_to_the_bit(home):
         table.to_csv(home / f"{branch}.csv", index=False)
     files = {branch: f"{branch}.csv" for branch in BRANCHES}
     build("p", kind="features", source=home, manifest="labels.csv", labels=LABELS, features=files, n_folds=3)
-    planned = comparison.plan(["late", "attention"], [], "logreg", BRANCHES, False)
+    planned = comparison.plan_runs(["late", "attention"], [], "logreg", BRANCHES, False)
     tables = []
     for n_workers in (2, 1):
         done = comparison.run_plan("p", planned, LABELS, [0], 3, n_workers=n_workers)
@@ -179,21 +192,21 @@ def test_several_processes_give_the_same_runs_to_the_bit(home):
 
 
 def test_the_plan_names_single_branches_refined_labels_and_ablations_once_each():
-    keys = [one["key"] for one in comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
+    keys = [one["key"] for one in comparison.plan_runs(["ecmf", "late"], ["late"], "logreg", BRANCHES, True)]
     assert len(keys) == len(set(keys)) == 2 + 1 + 2 + 5 + 2
 
 
 def test_the_plan_trains_ecmf_otherwise_on_the_labels_of_notebook_50():
-    rows = comparison.plan(["ecmf", "late"], [], "", ["face"], True, [], ["lmf"], 2, None, "given")
+    rows = comparison.plan_runs(["ecmf", "late"], [], "", ["face"], True, [], ["lmf"], 2, None, "given")
     assert [row["model"] for row in rows if row["base"] != "ecmf"] == ["late", "lmf-searched"]  # ecmf: notebook 50's
     assert all(row["labels"] == "given" and row["branches"] == ["face"] for row in rows) and len(rows) == 2 + 5
 
 
 def test_what_was_searched_is_compared_with_what_was_searched():
-    planned = comparison.plan(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
+    planned = comparison.plan_runs(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
     ours = {"model": "ecmf", "labels": "refined", "branches": BRANCHES}
     done = {one["key"]: [one] for one in planned} | {"ecmf": [ours]}
-    found = contrasts.families(done)
+    found = contrasts.pair_runs(done)
     assert {name: ours for name, (ours, _) in found.items()} == {
         "other models, given labels": "ecmf-face+audio-given",
         "other models, refined labels": "ecmf",
@@ -205,29 +218,29 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     assert found["other models, given labels"][1] == ["late-face+audio-given", *singles]
     assert found["other models, refined labels"][1] == ["late-face+audio-refined"]
     assert len(found["itself otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
-    names = {comparison.described(one, BRANCHES) for one in planned}
+    names = {comparison.describe_run(one, BRANCHES) for one in planned}
     assert {"late · all · refined", "logreg · face · given", "ecmf-no-attention · all · refined"} <= names
-    assert list(contrasts.families({"ecmf": done["ecmf"]})) == []
+    assert list(contrasts.pair_runs({"ecmf": done["ecmf"]})) == []
 
 
 def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
     branches = [f"audio@{'x' * 40}{i}" for i in range(6)]
-    keys = [one["key"] for one in comparison.plan(["late", "attention"], [], "", branches, True, (), ["ecmf"], 2)]
+    keys = [one["key"] for one in comparison.plan_runs(["late", "attention"], [], "", branches, True, (), ["ecmf"], 2)]
     assert len(set(keys)) == len(keys) and max(map(len, keys)) < 160
     with pytest.raises(EcmfError, match="searched_models: gated has no entry in spaces.SPACES: nothing to search"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(baselines.NETWORKS, "gated", baselines.NETWORKS["concat"])
-            comparison.plan([], [], "", branches, False, (), ["gated"], 2)
+            comparison.plan_runs([], [], "", branches, False, (), ["gated"], 2)
 
 
 def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family():
-    (late,) = comparison.plan(["late"], [], "", BRANCHES, False)
+    (late,) = comparison.plan_runs(["late"], [], "", BRANCHES, False)
     done = {late["key"]: [late], "ecmf": [{"model": "ecmf", "labels": "refined", "branches": BRANCHES}]}
-    assert contrasts.families(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
+    assert contrasts.pair_runs(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
 
 
 def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
-    rows = comparison.plan([], ["late"], "", BRANCHES, False, (), ["ecmf", "logreg", "late", "stacked"], 4)
+    rows = comparison.plan_runs([], ["late"], "", BRANCHES, False, (), ["ecmf", "logreg", "late", "stacked"], 4)
     assert [(row["model"], row["labels"], row["trials"]) for row in rows] == [
         ("late", "refined", 0),
         ("ecmf-searched", "refined", 4),
@@ -238,7 +251,7 @@ def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
 
 def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end():
     branches = ["scene", "face", "audio", "text", "context"]
-    rows = comparison.plan([], [], "", branches, True, ["face", "scene", "context"], ["ecmf", "lmf"], 4)
+    rows = comparison.plan_runs([], [], "", branches, True, ["face", "scene", "context"], ["ecmf", "lmf"], 4)
     grown = [row["branches"] for row in rows if row["model"] == "ecmf"][5:]
     assert grown == [["audio", "text"], ["face", "audio", "text"]]  # with scene: all but context, there already
     assert ["scene", "face", "audio", "text"] in [row["branches"] for row in rows]
@@ -250,10 +263,10 @@ def test_the_plan_adds_branches_in_the_order_asked_for_and_searches_at_the_end()
 
 
 def test_a_searched_run_searches_once_a_fold_for_all_seeds_and_is_read_back(profile, monkeypatch):
-    planned = comparison.plan([], [], "", BRANCHES, False, (), ["attention"], 2)
+    planned = comparison.plan_runs([], [], "", BRANCHES, False, (), ["attention"], 2)
     planned[0]["labels"] = "given"
-    fits, fit = [], baselines.TorchClassifier.fit
-    monkeypatch.setattr(baselines.TorchClassifier, "fit", lambda self, *a, **k: fits.append(1) or fit(self, *a, **k))
+    fits, fit = [], learner.TorchClassifier.fit
+    monkeypatch.setattr(learner.TorchClassifier, "fit", lambda self, *a, **k: fits.append(1) or fit(self, *a, **k))
     first = comparison.run_plan("p", planned, LABELS, [0, 1], 2)
     n_folds = len(set(corpus.read_folds("p")["fold"]))
     assert len(fits) == n_folds * (2 + 2)  # two trials and a fit a seed
@@ -264,19 +277,19 @@ def test_a_searched_run_searches_once_a_fold_for_all_seeds_and_is_read_back(prof
 
 
 def test_the_estimate_counts_every_fit(profile):
-    planned = comparison.plan(["late", "attention"], ["late"], "", BRANCHES, False, (), ["attention"], 3)
+    planned = comparison.plan_runs(["late", "attention"], ["late"], "", BRANCHES, False, (), ["attention"], 3)
     for one in planned:
         one["labels"] = "given"
-    table = comparison.estimate("p", planned, LABELS, [0, 1], 2)
+    table = comparison.estimate_minutes("p", planned, LABELS, [0, 1], 2)
     n_folds = len(set(corpus.read_folds("p")["fold"]))
     assert dict(table["fits"]) == {"late": 2 * n_folds, "attention": n_folds * (2 + 2 + 3)}
     assert (table["minutes"] >= 0).all() and (table["seconds a fit"] > 0).all()
 
 
 def test_how_far_a_comparison_is_in_the_minutes_of_its_estimate(profile):
-    planned = comparison.plan(["late"], [], "", BRANCHES, False, (), ["attention"], 3)
+    planned = comparison.plan_runs(["late"], [], "", BRANCHES, False, (), ["attention"], 3)
     late, searched = planned[0], planned[1] | {"labels": "given"}
-    table = comparison.estimate("p", [late, searched], LABELS, [0, 1], 2)
+    table = comparison.estimate_minutes("p", [late, searched], LABELS, [0, 1], 2)
     table["seconds a fit"] = [60.0, 120.0]
     n_folds, began = table.attrs["folds"], time.time()
 
@@ -303,7 +316,7 @@ def test_how_far_a_comparison_is_in_the_minutes_of_its_estimate(profile):
 
 
 def test_the_first_network_is_not_billed_for_what_it_imports(profile, monkeypatch):
-    planned, met = comparison.plan(["majority", "late", "attention", "concat"], [], "", BRANCHES, False), []
+    planned, met = comparison.plan_runs(["majority", "late", "attention", "concat"], [], "", BRANCHES, False), []
 
     def timed(profile, one, *rest):
         network = baselines.has_epochs(one["base"])
@@ -311,21 +324,21 @@ def test_the_first_network_is_not_billed_for_what_it_imports(profile, monkeypatc
         return 100.0 if met.count(network) == 1 else 1.0, 2
 
     monkeypatch.setattr(comparison, "_timed", timed)
-    assert (comparison.estimate("p", planned, LABELS, [0])["seconds a fit"] == 1).all()
+    assert (comparison.estimate_minutes("p", planned, LABELS, [0])["seconds a fit"] == 1).all()
     assert len(met) == 4 + 2  # once more for each kind only
 
 
 def test_the_estimate_times_a_few_epochs_and_counts_as_many_as_are_usual(profile, monkeypatch):
-    planned, asked = comparison.plan(["attention"], [], "", BRANCHES, False), []
-    fit = baselines.TorchClassifier.fit
+    planned, asked = comparison.plan_runs(["attention"], [], "", BRANCHES, False), []
+    fit = learner.TorchClassifier.fit
 
     def watched(self, *args, **kwargs):
         start = time.perf_counter()
         fit(self, *args, **kwargs)
         asked.append((self.epochs, self.refit, time.perf_counter() - start))
 
-    monkeypatch.setattr(baselines.TorchClassifier, "fit", watched)
-    row = comparison.estimate("p", planned, LABELS, [0]).loc["attention"]
+    monkeypatch.setattr(learner.TorchClassifier, "fit", watched)
+    row = comparison.estimate_minutes("p", planned, LABELS, [0]).loc["attention"]
     epochs, refit, seconds = asked[-1]
     assert (epochs, refit) == (comparison.FEW, False)
     assert row["seconds a fit"] == pytest.approx(seconds * comparison.TYPICAL / comparison.FEW, rel=0.5)
@@ -385,15 +398,15 @@ def test_folds_that_do_not_fit_the_corpus_are_refused(profile, row, said):
 def trained(branches=BRANCHES, labels="given"):
     """A run as notebook 50 leaves it."""
     problem = learning.load_problem("p", branches, LABELS, labels)
-    result = runs.cross_validate("p", "ecmf", problem, baselines.maker("late", problem.data.dims, 3), [0])
+    result = runs.cross_validate("p", "ecmf", problem, baselines.bind_model("late", problem.data.dims, 3), [0])
     rows = runs.score_rows("p", problem, result, "ecmf")
-    runs.save("p", "ecmf", problem, result, rows)
+    runs.save_run("p", "ecmf", problem, result, rows)
     return rows
 
 
 def test_a_finished_run_comes_with_what_it_has_learned_from(profile):
     rows = trained()
-    found, problem = runs.finished("p", "ecmf", BRANCHES, LABELS)
+    found, problem = runs.load_finished("p", "ecmf", BRANCHES, LABELS)
     assert found == rows and problem.trained_on == "given"
 
 
@@ -402,22 +415,22 @@ def test_predictions_that_cannot_be_read_are_told_before_a_comparison_starts(pro
     path = data_dir("p") / "predictions" / "ecmf.parquet"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(EcmfError, match=r"ecmf.parquet: not a Parquet file or a damaged one .*delete it and run"):
-        runs.finished("p", "ecmf", BRANCHES, LABELS)
+        runs.load_finished("p", "ecmf", BRANCHES, LABELS)
     path.unlink()
     with pytest.raises(EcmfError, match=r"predictions/ecmf.parquet is missing: run 50_train_fusion"):
-        runs.finished("p", "ecmf", BRANCHES, LABELS)
+        runs.load_finished("p", "ecmf", BRANCHES, LABELS)
 
 
 def test_a_run_on_other_branches_is_not_compared(profile):
     trained(["audio"])
     with pytest.raises(EcmfError, match="runs/ecmf: trained on the branches audio, expected face, audio: run `ecmf"):
-        runs.finished("p", "ecmf", BRANCHES, LABELS)
+        runs.load_finished("p", "ecmf", BRANCHES, LABELS)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_run_on_vectors_that_have_changed_since_is_not_compared(profile, monkeypatch, split):
     trained()
-    load, moved = learning.features.load, profile.index[profile["split"] == split][0]
+    load, moved = features.load, profile.index[profile["split"] == split][0]
 
     def other(_, branches, clip_ids=None, steps=0):
         found = load(_, branches, clip_ids=clip_ids)
@@ -425,48 +438,48 @@ def test_a_run_on_vectors_that_have_changed_since_is_not_compared(profile, monke
             found.x["face"][at] += 1e-3
         return found
 
-    monkeypatch.setattr(learning.features, "load", other)
+    monkeypatch.setattr(features, "load", other)
     with pytest.raises(EcmfError, match="made from other features, labels or folds than there are now"):
-        runs.finished("p", "ecmf", BRANCHES, LABELS)
+        runs.load_finished("p", "ecmf", BRANCHES, LABELS)
 
 
 def test_a_run_on_labels_that_were_refined_again_is_not_compared(profile):
     refine(profile, {})
     trained(labels="refined")
-    runs.finished("p", "ecmf", BRANCHES, LABELS)
+    runs.load_finished("p", "ecmf", BRANCHES, LABELS)
     refine(profile, {("c0", 1): "happy", ("c0", 0): "happy", ("c0", 2): "happy"})
     with pytest.raises(EcmfError, match="run `ecmf run 50 --profile p` again"):
-        runs.finished("p", "ecmf", BRANCHES, LABELS)
+        runs.load_finished("p", "ecmf", BRANCHES, LABELS)
 
 
 def test_ecmf_without_a_part_differs_from_notebook_50_in_nothing_else(profile, monkeypatch):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    make = baselines.maker("ecmf", problem.data.dims, 3, epochs=3, width=16, device="cpu")
+    make = baselines.bind_model("ecmf", problem.data.dims, 3, epochs=3, width=16, device="cpu")
     runs.cross_validate("p", "ecmf", problem, make, [0])
     refine(profile, {})
-    planned = [one for one in comparison.plan([], [], "", BRANCHES, True) if one["model"] == "ecmf-no-attention"]
+    planned = [one for one in comparison.plan_runs([], [], "", BRANCHES, True) if one["model"] == "ecmf-no-attention"]
     comparison.run_plan("p", planned, LABELS, [0])
     expected = {"epochs": 3, "width": 16, "device": "cpu", "attention": False}
     assert runs.settings("p", planned[0]["key"]) == expected and runs.settings("p", "no such run") == {}
 
 
 def test_every_network_but_ecmf_takes_further_settings():
-    planned = comparison.plan(["ecmf", "late", "attention"], [], "", BRANCHES, False, more={"inner_fraction": 0.0})
+    planned = comparison.plan_runs(["ecmf", "late", "attention"], [], "", BRANCHES, False, more={"inner_fraction": 0.0})
     assert [one["settings"] for one in planned] == [{}, {}, {"inner_fraction": 0.0}]
 
 
 def test_models_to_search_without_a_trial_are_refused():
     with pytest.raises(EcmfError, match="searched_models=logreg with n_trials=0"):
-        comparison.plan([], [], "", BRANCHES, False, searched=["logreg"], n_trials=0)
+        comparison.plan_runs([], [], "", BRANCHES, False, searched=["logreg"], n_trials=0)
 
 
 def test_a_pair_of_equal_runs_differs_by_nothing(profile):
-    planned = comparison.plan(["late"], [], "", BRANCHES, False)
+    planned = comparison.plan_runs(["late"], [], "", BRANCHES, False)
     comparison.run_plan("p", planned, LABELS, [0], 5)
     key = planned[0]["key"]
     table = runs.read_predictions("p", key)
     paths.write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
-    row = contrasts.paired("p", key, ["twin"], LABELS).loc["twin"]
+    row = contrasts.compare_paired("p", key, ["twin"], LABELS).loc["twin"]
     assert row["difference"] == row["low"] == row["high"] == 0
 
 
@@ -486,9 +499,9 @@ def test_a_difference_that_is_the_same_in_every_draw_has_no_interval_and_no_p():
 
 
 def test_single_branches_of_a_model_are_planned_by_their_labels():
-    found = comparison.singles("logreg", ["face", "text"], "refined")
+    found = comparison.plan_single_branches("logreg", ["face", "text"], "refined")
     assert [one["key"] for one in found] == ["logreg-face-refined", "logreg-text-refined"]
-    assert comparison.singles("", ["face"], "given") == []
+    assert comparison.plan_single_branches("", ["face"], "given") == []
 
 
 def test_a_label_outside_the_label_set_is_named(profile):
@@ -503,11 +516,11 @@ def other(profile, monkeypatch):
     clips = profile.reset_index().assign(split="train", label=lambda t: t["shown"].map(words)).drop(columns="shown")
     clips["content_hash"] = [f"q{i}" for i in range(len(clips))]
     target = profile.reset_index().drop(columns="shown")
-    corpus.save("p", target.assign(content_hash=[f"p{i}" for i in range(len(target))]), LABELS)
-    corpus.save("q", clips, ["calm", "angry", "disgust"])
+    corpus.save_clips("p", target.assign(content_hash=[f"p{i}" for i in range(len(target))]), LABELS)
+    corpus.save_clips("q", clips, ["calm", "angry", "disgust"])
     paths.write_parquet(corpus.make_folds(clips, 3), data_dir("q") / "folds.parquet")
     same = {"recipe_hash": "r", "slug": "encoder-a", "dim": 3}
-    monkeypatch.setattr(learning.features, "selected", lambda *_: same)
+    monkeypatch.setattr(features, "selected", lambda *_: same)
     return clips.set_index("clip_id")
 
 
@@ -516,10 +529,10 @@ def test_another_corpus_is_learned_from_and_every_clip_of_this_one_is_tested(oth
     problem = learning.load_problem("p", BRANCHES, LABELS, "given", "q", to)
     assert set(problem.data.clip_ids) == set(other.index)
     assert len(problem.test.clip_ids) == 84 and (problem.test_y >= 0).sum() == 78
-    result = runs.cross_validate("p", "x", problem, baselines.maker("late", problem.data.dims, 3), [0])
+    result = runs.cross_validate("p", "x", problem, baselines.bind_model("late", problem.data.dims, 3), [0])
     row = [r for r in runs.score_rows("p", problem, result, "late") if r["split"] == "test"][0]
     assert row["weighted_f1"] > 0.7 and row["train_profile"] == "q" and row["n"] == 78
-    runs.save("p", "x", problem, result, [row])
+    runs.save_run("p", "x", problem, result, [row])
     assert (runs.read_predictions("p", "x").query("role == 'test'")["clip_id"]).size == 78
 
 
@@ -536,7 +549,7 @@ def test_label_of_the_other_corpus_that_nobody_mapped_is_named(other):
 
 
 def test_branches_encoded_differently_are_refused(other, monkeypatch):
-    monkeypatch.setattr(learning.features, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
+    monkeypatch.setattr(features, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
     with pytest.raises(EcmfError, match="branch face: p has p of 3 numbers and q has q of 3"):
         learning.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
 
@@ -545,11 +558,11 @@ def test_clips_that_both_corpora_have_are_not_learned_from(other):
     to = {"calm": "neutral", "disgust": "happy"}
     clips = corpus.read_clips("p")
     same = clips["content_hash"].where(clips.index >= 10, [f"q{i}" for i in range(len(clips))])
-    corpus.save("p", clips.assign(content_hash=same), LABELS)
+    corpus.save_clips("p", clips.assign(content_hash=same), LABELS)
     problem = learning.load_problem("p", BRANCHES, LABELS, "given", "q", to)
     assert problem.in_both == 10 and not set(problem.data.clip_ids) & {f"c{i}" for i in range(10)}
     assert "10 of its clips are in both" in problem.origin()
-    corpus.save("p", clips.assign(content_hash=None), LABELS)  # published features alone: the names tell
+    corpus.save_clips("p", clips.assign(content_hash=None), LABELS)  # published features alone: the names tell
     with pytest.raises(EcmfError, match="no training clip of q is left: 84 are clips of p too"):
         learning.load_problem("p", BRANCHES, LABELS, "given", "q", to)
 
@@ -561,8 +574,8 @@ def test_corpus_is_not_tested_on_itself_as_if_it_were_another(other):
 
 def test_scores_that_are_too_good_out_of_fold_are_doubted():
     rows = [{"split": "oof", "weighted_f1": 0.99}, {"split": "test", "weighted_f1": 0.76}]
-    assert comparison.doubt(rows).startswith("Do not believe the out-of-fold scores: they are 0.23 above test")
-    assert comparison.doubt([rows[0] | {"weighted_f1": 0.8}, rows[1]]).endswith("nothing suspicious.")
+    assert comparison.warn_of_leaks(rows).startswith("Do not believe the out-of-fold scores: they are 0.23 above test")
+    assert comparison.warn_of_leaks([rows[0] | {"weighted_f1": 0.8}, rows[1]]).endswith("nothing suspicious.")
 
 
 def test_predictions_are_written_and_read(home):
@@ -597,30 +610,30 @@ def test_missing_predictions_name_the_notebook(home):
 def test_intervals_draw_groups_and_speakers_only_where_groups_are_few(profile):
     clips = profile.assign(speaker=[f"s{i % 9}" for i in range(len(profile))])
     ids = list(clips.index[:60])
-    drawn, unit = runs.clusters(clips, ids)
+    drawn, unit = runs.cluster_clips(clips, ids)
     assert (set(drawn), unit) == (set(clips["group"][:60]), "groups")
     few = clips.assign(group=np.where(np.arange(len(clips)) % 2, "a", "b"))
-    drawn, unit = runs.clusters(few, ids)
+    drawn, unit = runs.cluster_clips(few, ids)
     assert (set(drawn), unit) == ({f"s{i}" for i in range(9)}, "speakers")
 
 
 def test_a_run_of_50_that_failed_before_its_end_is_not_compared_with(profile):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    make = baselines.maker("late", problem.data.dims, 3)
+    make = baselines.bind_model("late", problem.data.dims, 3)
     result = runs.cross_validate("p", "ecmf", problem, make, [0])
-    runs.save("p", "ecmf", problem, result, runs.score_rows("p", problem, result, "ecmf"))
-    assert runs.finished("p", "ecmf", BRANCHES, LABELS)[0]
+    runs.save_run("p", "ecmf", problem, result, runs.score_rows("p", problem, result, "ecmf"))
+    assert runs.load_finished("p", "ecmf", BRANCHES, LABELS)[0]
     runs.cross_validate("p", "ecmf", problem, make, [0])  # the same again, and then a cell fails
     with pytest.raises(EcmfError, match="runs/ecmf: not finished: run `ecmf run 50 --profile p` again"):
-        runs.finished("p", "ecmf", BRANCHES, LABELS)
+        runs.load_finished("p", "ecmf", BRANCHES, LABELS)
 
 
 def test_the_official_protocol_is_read_back_until_something_changes(profile, monkeypatch):
     problem = learning.load_problem("p", BRANCHES, LABELS, "given")
-    first = official.official_protocol("p", problem, 0, 2)
+    first = official.run_official("p", problem, 0, 2)
     monkeypatch.setattr(official, "cross_validate", lambda *a, **k: pytest.fail("run again"))
-    again = official.official_protocol("p", problem, 0, 2)
+    again = official.run_official("p", problem, 0, 2)
     assert np.array_equal(again.test, first.test) and again.curves == first.curves
     assert (again.reported, again.settled, again.optimism) == (first.reported, first.settled, first.optimism)
     with pytest.raises(pytest.fail.Exception, match="run again"):
-        official.official_protocol("p", problem, 1, 2)
+        official.run_official("p", problem, 1, 2)

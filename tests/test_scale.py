@@ -153,7 +153,7 @@ def main(clip):
     with timed("probe"):  # one file under all names: the bookkeeping alone
         probing.probe_all(rows[["clip_id", "text"]].assign(video=clip), profile="p", n_workers=1)
     with timed("save"):
-        clips = corpus.save("p", rows.assign(video=[f"/nowhere/{name}.mp4" for name in rows["clip_id"]]), LABELS)
+        clips = corpus.save_clips("p", rows.assign(video=[f"/nowhere/{name}.mp4" for name in rows["clip_id"]]), LABELS)
     with timed("read"):
         clips = corpus.read_clips("p")
     with timed("folds"):
@@ -162,12 +162,12 @@ def main(clip):
     with timed("near duplicates"):
         pairs = near_duplicates(prints)
     with timed("leakage"):
-        shared = leakage.shared(clips, folds, prints)
+        shared = leakage.find_leaks(clips, folds, prints)
     with timed("summary"):
-        counts = leakage.summary(shared).set_index("kind")
+        counts = leakage.summarise_leaks(shared).set_index("kind")
     with timed("merge"):
         merged, _ = leakage.merge_groups(clips, ["content"])
-    after = leakage.summary(leakage.shared(merged, corpus.make_folds(merged, 5))).set_index("kind")
+    after = leakage.summarise_leaks(leakage.find_leaks(merged, corpus.make_folds(merged, 5))).set_index("kind")
     ids = clips["clip_id"].to_numpy(object)
     true = set(zip(ids[:COPIES], ids[-COPIES:], strict=True))
     found = set(zip(pairs["a"], pairs["b"], strict=True))

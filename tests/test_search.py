@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecmf_utils import baselines, search, training
-from ecmf_utils.features import take
+from ecmf_utils.features import take_clips
 from ecmf_utils.paths import EcmfError
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
@@ -27,7 +27,7 @@ def data():
 def fit(model, data, rows=slice(None)):
     features, truth, _, groups = data
     rows = np.arange(len(truth))[rows]
-    return model.fit(take(features, rows), one_hot(truth[rows]), np.ones(len(rows)), groups[rows], seed=3)
+    return model.fit(take_clips(features, rows), one_hot(truth[rows]), np.ones(len(rows)), groups[rows], seed=3)
 
 
 def test_it_finds_better_settings_than_bad_defaults(data):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_utils import features, index, notebook, pages, pipeline, runner, shards, workflow
+from ecmf_utils import features, index, notebook, pages, pipeline, readers, runner, shards, workflow
 from ecmf_utils.follower import Follower
 from ecmf_utils.paths import ROOT, EcmfError, data_dir, read_json, reports_dir, write_json, write_text
 
@@ -86,7 +86,7 @@ def test_second_call_does_nothing(split, capsys):
 
 
 def test_features_are_those_of_one_run(split):
-    features.extract("whole", "text", clips_of(20), encoder(), features.read_text)
+    features.extract("whole", "text", clips_of(20), encoder(), readers.read_text)
     whole = features.load("whole", ["text"])
     joined = features.load("words", ["text"], whole.clip_ids)
     assert np.array_equal(joined.x["text"], whole.x["text"])

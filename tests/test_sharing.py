@@ -21,13 +21,13 @@ def folds(*numbers):
 
 
 def found(table, fold_table=None, prints=None, **how):
-    shared = leakage.shared(table, fold_table, prints, **how)
+    shared = leakage.find_leaks(table, fold_table, prints, **how)
     return [tuple(row) for row in shared[["kind", "n_clips", "splits", "folds", "groups"]].itertuples(index=False)]
 
 
 def test_a_group_in_training_and_test_is_named():
     table = manifest(group=["ann", "bob", "ann"], split=["train", "train", "test"])
-    shared = leakage.shared(table, None)
+    shared = leakage.find_leaks(table, None)
     assert list(shared) == list(leakage.COLUMNS)
     assert shared.iloc[0].to_dict() == {
         "kind": "group",
@@ -84,7 +84,7 @@ def test_the_english_words_stand_in_where_there_are_no_others():
 
 
 def test_no_word_of_a_transcript_is_in_the_table():
-    shared = leakage.shared(manifest(text=["a secret of hers"] * 2, split=["train", "test"]), None)
+    shared = leakage.find_leaks(manifest(text=["a secret of hers"] * 2, split=["train", "test"]), None)
     assert len(shared) == 1 and "secret" not in shared.to_csv()
 
 
@@ -93,7 +93,7 @@ def test_the_same_sound_is_found_in_other_files():
     prints = {"c0": sound, "c1": babble(2), "c2": sound[1600:] * 0.5, "c3": sound}
     prints = pd.Series({name: fingerprint(value) for name, value in prints.items()})
     table = manifest(split=["train", "train", "test", "train"])
-    shared = leakage.shared(table, folds(0, 1, 0, 1), prints)
+    shared = leakage.find_leaks(table, folds(0, 1, 0, 1), prints)
     assert [tuple(row) for row in shared[["kind", "n_clips", "splits"]].to_numpy()] == [("sound", 3, "test+train")]
     assert list(shared.loc[0, "clips"]) == ["c0", "c2", "c3"]
 
@@ -103,7 +103,7 @@ def test_clips_that_failed_take_no_part():
 
 
 def test_at_most_twenty_clips_are_listed():
-    shared = leakage.shared(manifest(group=["a"] * 50, split=["train", "test"] * 25), None)
+    shared = leakage.find_leaks(manifest(group=["a"] * 50, split=["train", "test"] * 25), None)
     assert shared.loc[0, "n_clips"] == 50 and len(shared.loc[0, "clips"]) == 20
 
 
@@ -113,7 +113,7 @@ def test_the_summary_counts_each_kind_even_where_there_is_nothing():
         split=["train", "test", "train", "unlabelled", "train"],
         content_hash=["x", "y", "z", "w", "z"],
     )
-    counts = leakage.summary(leakage.shared(table, folds(0, 0, 1, 1, 2)))
+    counts = leakage.summarise_leaks(leakage.find_leaks(table, folds(0, 0, 1, 1, 2)))
     counts = counts.set_index("kind").drop(columns="meaning")
     assert list(counts) == ["clusters", "clips", "across train/test", "across folds", "with unlabelled"]
     assert counts.loc["group"].tolist() == [2, 4, 1, 0, 1] and counts.loc["content"].tolist() == [1, 2, 0, 1, 0]
@@ -121,8 +121,8 @@ def test_the_summary_counts_each_kind_even_where_there_is_nothing():
 
 
 def test_an_empty_manifest_shares_nothing(home):
-    empty = leakage.shared(manifest(text=["a"])[:0], None)
-    assert len(empty) == 0 and (leakage.summary(empty)["clusters"] == 0).all()
+    empty = leakage.find_leaks(manifest(text=["a"])[:0], None)
+    assert len(empty) == 0 and (leakage.summarise_leaks(empty)["clusters"] == 0).all()
 
 
 # ---- merging
@@ -162,9 +162,9 @@ def test_merging_does_not_depend_on_the_order_of_the_rows():
 def test_folds_of_merged_groups_share_nothing_of_that_kind():
     rng = np.random.default_rng(0)
     table = manifest(content_hash=[f"h{i}" for i in rng.integers(0, 45, 60)]).assign(label=list("abc") * 20)
-    before = leakage.shared(table, corpus.make_folds(table, 3))
+    before = leakage.find_leaks(table, corpus.make_folds(table, 3))
     merged, _ = leakage.merge_groups(table, ["content"])
-    after = leakage.shared(merged, corpus.make_folds(merged, 3))
+    after = leakage.find_leaks(merged, corpus.make_folds(merged, 3))
     assert (before["kind"] == "content").any() and not len(after)
 
 

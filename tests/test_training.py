@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecmf_utils import baselines, features, learner, training
+from ecmf_utils import baselines, features, learner, linear, training
 from ecmf_utils.firststage import FirstStage
 from ecmf_utils.optimisation import schedule
 from ecmf_utils.paths import EcmfError
@@ -15,7 +15,7 @@ from ecmf_utils.rows import balanced, inner_split
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
 LABELS = ["neutral", "angry", "happy", "sad"]
-make = baselines.maker("ecmf", DIMS, 4, epochs=6, refit=False)
+make = baselines.bind_model("ecmf", DIMS, 4, epochs=6, refit=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_test_prediction_is_the_mean_over_folds_and_seeds(problem, test_clips):
 
 @pytest.mark.parametrize("name", ["ecmf", "attention"])
 def test_the_same_seed_gives_the_same_bits_twice(problem, name):
-    maker = baselines.maker(name, DIMS, 4, epochs=4)
+    maker = baselines.bind_model(name, DIMS, 4, epochs=4)
     torch.manual_seed(123)  # what the caller drew before must not matter
     first = run(problem, seeds=[3], maker=maker)
     torch.rand(10)
@@ -115,7 +115,7 @@ def test_a_finished_run_is_read_back(problem, tmp_path, test_clips):
 def test_changed_labels_settings_or_features_are_trained_again(problem, tmp_path):
     data, truth, groups, folds = problem
     run(problem, keep=tmp_path, seeds=[0])
-    other = baselines.maker("ecmf", DIMS, 4, epochs=5, refit=False)
+    other = baselines.bind_model("ecmf", DIMS, 4, epochs=5, refit=False)
     assert run(problem, keep=tmp_path, seeds=[0], maker=other).reused == 0
     run(problem, keep=tmp_path, seeds=[0])
     moved = truth.copy()
@@ -157,7 +157,7 @@ def test_a_damaged_fit_is_never_believed_and_made_again(problem, tmp_path, damag
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 def test_a_training_that_diverges_says_so_and_leaves_nothing(problem, tmp_path):
-    wild = baselines.maker("attention", DIMS, 4, epochs=3, lr=1e30)
+    wild = baselines.bind_model("attention", DIMS, 4, epochs=3, lr=1e30)
     with pytest.raises(EcmfError, match=r"training diverged, the loss is \w+: lower the learning rate \(lr=1e\+30\)"):
         run(problem, keep=tmp_path, seeds=[0], maker=wild)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -176,17 +176,17 @@ def test_checkpoints_are_safetensors_and_json_only(problem, tmp_path):
 def test_extra_clips_are_learned_from_and_never_scored(problem):
     data, truth, groups, folds = problem
     folds, groups = folds.copy(), groups.copy()
-    folds[:20], groups[:20] = training.EXTRA, "elsewhere"
+    folds[:20], groups[:20] = linear.EXTRA, "elsewhere"
     result = run((data, truth, groups, folds), seeds=[0])
     assert np.isnan(result.oof[:20]).all() and np.isfinite(result.oof[20:]).all()
-    assert set(range(20)) <= set(training.training_rows(folds, groups, 1))
+    assert set(range(20)) <= set(linear.training_rows(folds, groups, 1))
 
 
 def test_extra_clips_of_a_held_out_group_are_left_out(problem):
     _, _, groups, folds = problem
     folds = folds.copy()
-    folds[:20] = training.EXTRA
-    rows = training.training_rows(folds, groups, 1)
+    folds[:20] = linear.EXTRA
+    rows = linear.training_rows(folds, groups, 1)
     assert not set(groups[rows]) & set(groups[folds == 1])
 
 
@@ -198,7 +198,7 @@ def test_targets_may_differ_by_held_out_fold(problem):
         asked.append(fold)
         return one_hot(truth)
 
-    maker = baselines.maker("majority", DIMS, 4)
+    maker = baselines.bind_model("majority", DIMS, 4)
     training.cross_validate(maker, data, targets, np.ones(150), folds, groups)
     assert set(asked) == {0, 1, 2}
 
@@ -256,7 +256,7 @@ def test_early_stopping_keeps_the_best_epoch(problem):
     model.fit(data, one_hot(truth), np.ones(150), groups)
     losses = [row["inner_loss"] for row in model.history_]
     assert len(losses) == int(np.argmin(losses)) + 4 < 60
-    inner = features.take(data, model.inner_rows_)
+    inner = features.take_clips(data, model.inner_rows_)
     proba = model.predict(inner)[0][np.arange(len(model.inner_rows_)), truth[model.inner_rows_]]
     assert -np.log(proba).mean() == pytest.approx(min(losses), rel=1e-4)
 
@@ -296,20 +296,20 @@ class OnlyPenalty(torch.nn.Module):
 
 def test_a_networks_own_penalty_joins_the_loss(problem):
     data, truth, groups, _ = problem
-    model = training.TorchClassifier(OnlyPenalty, DIMS, lr=0.3, epochs=40, inner_fraction=0.0, weight_decay=0.0)
+    model = learner.TorchClassifier(OnlyPenalty, DIMS, lr=0.3, epochs=40, inner_fraction=0.0, weight_decay=0.0)
     model.fit(data, one_hot(truth), np.ones(len(truth)), groups)
     assert model.module_.place.item() == pytest.approx(3, abs=0.1)
 
 
 def test_the_best_number_of_epochs_is_trained_again_on_all_rows(problem, monkeypatch):
     data, truth, groups, _ = problem
-    asked, train = [], training.TorchClassifier._train
+    asked, train = [], learner.TorchClassifier._train
 
     def watched(self, *args):
         asked.append((len(args[-3]), len(args[-2]), args[-1]))
         return train(self, *args)
 
-    monkeypatch.setattr(training.TorchClassifier, "_train", watched)
+    monkeypatch.setattr(learner.TorchClassifier, "_train", watched)
     model = baselines.make_model("attention", DIMS, 4, epochs=12, patience=3)
     model.fit(data, one_hot(truth), np.ones(len(truth)), groups)
     best = int(np.argmin([row["inner_loss"] for row in model.history_]))
@@ -323,8 +323,8 @@ def test_the_fields_networks_learn_at_their_defaults(name):
     data, truth, _, groups = make_branches(300, signal=1.5)
     train, held = np.arange(200), np.arange(200, 300)
     model = baselines.make_model(name, DIMS, 4)
-    model.fit(features.take(data, train), one_hot(truth[train]), np.ones(200), groups[train])
-    assert (model.predict(features.take(data, held))[0].argmax(1) == truth[held]).mean() > 0.7
+    model.fit(features.take_clips(data, train), one_hot(truth[train]), np.ones(200), groups[train])
+    assert (model.predict(features.take_clips(data, held))[0].argmax(1) == truth[held]).mean() > 0.7
 
 
 def test_a_run_that_is_trained_again_is_no_run_until_it_is_whole(problem, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_utils import notebook, pipeline, workflow
+from ecmf_utils.follower import Follower
 from ecmf_utils.paths import ROOT, EcmfError, read_json, write_json
 
 from .small_notebooks import edit, make_pipeline
@@ -172,7 +173,7 @@ def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys)
 
 
 def test_follower_counts_and_names_what_is_left(notebooks, capsys):
-    follower = workflow.Follower("words")
+    follower = Follower("words")
     for line in [
         *BEGUN,
         "ecmf: clips.csv is missing",
@@ -189,7 +190,7 @@ def test_follower_counts_and_names_what_is_left(notebooks, capsys):
 
 def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
     monkeypatch.setattr("ecmf_utils.follower.PROGRESS_S", 0.0)
-    follower = workflow.Follower("words")
+    follower = Follower("words")
     for line in [
         *BEGUN,
         "WorkflowError: why it stopped",
@@ -212,7 +213,7 @@ def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
     "torn", ['::ecmf {"notebook": "00_start_here", "ev::ecmf {"note', "::ecmf 5", '::ecmf {"notebook": "x", "odd": 1}']
 )
 def test_a_line_that_two_runs_wrote_at_once_ends_nothing(notebooks, capsys, torn):
-    follower = workflow.Follower("words")
+    follower = Follower("words")
     for line in [*BEGUN, torn, '::ecmf {"notebook": "00_start_here", "event": "end", "status": "ok", "seconds": 2}']:
         follower.read(line)
     assert follower.done == ["00_start_here"] and "[1/2] 00_start_here … 2 s" in capsys.readouterr().out

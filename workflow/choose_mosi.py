@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from ecmf_utils import baselines, metrics
-from ecmf_utils.features import Features, take
+from ecmf_utils.features import Features, take_clips
 from ecmf_utils.params import load_profile
 
 HIDDEN, BATCH = 100, 50
@@ -31,7 +31,7 @@ TEXT_EPOCHS = 11
 
 
 def settings() -> tuple[dict, dict]:
-    """Settings of ECMF and of the other networks in the profile, by the names that `baselines.maker` knows."""
+    """Settings of ECMF and of the other networks in the profile, by the names that `baselines.bind_model` knows."""
     notebooks = load_profile("mosi")["notebooks"]
     ours = dict(notebooks["50_train_fusion"])
     flat = {k: ours[k] for k in ("components", "width", "dropout", "input_dropout", "epochs", "lr")} | ours["more"]
@@ -118,10 +118,10 @@ def main() -> None:
         proba = np.zeros((asked.draws, len(y), 2))
         for draw, held, made in tqdm(folds, desc=name, leave=False):
             rows = np.flatnonzero(~held)
-            fitted = baselines.maker(model, made.dims, 2, **values)()
-            fitted.fit(take(made, rows), np.eye(2)[y[rows]], np.ones(len(rows)), groups[rows], seed=0)
-            proba[draw, held] = fitted.predict(take(made, np.flatnonzero(held)))[0]
-        each = [metrics.scores(y, p)["weighted_f1"] for p in proba]
+            fitted = baselines.bind_model(model, made.dims, 2, **values)()
+            fitted.fit(take_clips(made, rows), np.eye(2)[y[rows]], np.ones(len(rows)), groups[rows], seed=0)
+            proba[draw, held] = fitted.predict(take_clips(made, np.flatnonzero(held)))[0]
+        each = [metrics.score(y, p)["weighted_f1"] for p in proba]
         print(f"{name:30} weighted F1 held out {np.mean(each):.3f} ({min(each):.3f} to {max(each):.3f})", flush=True)
 
 
