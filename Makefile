@@ -1,6 +1,7 @@
 # Every target installs what it needs into .venv first; `make` alone lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := ecmf_utils ecmf_workflow ecmf_demo ecmf_bench tests workflow
 READY := .venv/.ready
 SANITISE := tests/nbval.cfg
 # Stored outputs are compared with those of the same instructions (NumPy's too): others round otherwise, which 24 clips show.
@@ -29,9 +30,9 @@ study: $(READY)
 	@$(BIN)/ecmf reproduce study
 
 lint: $(READY)
-	@$(BIN)/ruff check ecmf_utils tests workflow
-	@$(BIN)/ruff format --check --quiet ecmf_utils tests workflow || \
-		{ echo "lint: run \`$(BIN)/ruff format ecmf_utils tests workflow\`"; exit 1; }
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check --quiet $(CODE) || \
+		{ echo "lint: run \`$(BIN)/ruff format $(CODE)\`"; exit 1; }
 
 test: lint
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile

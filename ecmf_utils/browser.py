@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 from .corpus import PROBLEMS, SPLITS
 from .explore import Note
 from .media import MediaError, read_frames
-from .paths import EcmfError, data_uri, resource
+from .paths import EcmfError, data_uri
 from .playback import playback
 from .report import show_frame, show_text
 
@@ -252,7 +253,7 @@ def _player() -> Any:
     class Player(anywidget.AnyWidget):
         """Shows what it is sent by `send`; it has no traits, so there is nothing in its state."""
 
-        _esm = resource("player.js").read_text(encoding="utf-8")
+        _esm = Path(__file__).with_name("player.js").read_text(encoding="utf-8")
         _css = STYLE
 
     return Player()

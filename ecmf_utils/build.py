@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ import pandas as pd
 
 from . import corpus, labelset, leakage, params, probing, sources
 from .findings import Findings
-from .paths import ROOT, EcmfError, data_dir, given_path, unknown, write_json, write_parquet
+from .paths import ROOT, EcmfError, data_dir, given_path, import_function, unknown, write_json, write_parquet
 from .sources import MANIFEST_COLUMNS
 
 TABLES = ("folder", "features")  # kinds that read a CSV manifest of the user's
 # Where each kind of corpus is read or made, by dotted name: what is not used is not imported, and another
 # package's reader (`kind: "my_lab.corpus:read"`) is called in the same way.
-GENERATOR = "ecmf_utils.demo:generate"
+GENERATOR = "ecmf_demo.corpus:generate"
 READERS = {
     "folder": "ecmf_utils.adapters:folder",
     "mer2023": "ecmf_utils.mer:mer2023",
@@ -139,7 +138,7 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
 def _rows(profile: str, s: Mapping[str, Any], found: Findings) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     if s["kind"] == params.GENERATED:
         sizes = {name: s[name] for name in ("n_train", "n_test", "n_unlabelled")}
-        return _function(GENERATOR)(data_dir(profile), seed=s["seed"], n_workers=s["n_workers"], **sizes)
+        return import_function(GENERATOR)(data_dir(profile), seed=s["seed"], n_workers=s["n_workers"], **sizes)
     source = _source(profile, s)
     if s["kind"] in TABLES and s["manifest"]:
         how = {name: s[name] for name in ("columns", "encoding", "follow_links")}
@@ -149,18 +148,8 @@ def _rows(profile: str, s: Mapping[str, Any], found: Findings) -> tuple[pd.DataF
         raise EcmfError(f"profile {profile}: kind features needs a CSV with clip_id and label: --set manifest=FILE")
     if s["kind"] not in READERS and ":" not in s["kind"]:
         raise unknown("kind", s["kind"], [params.GENERATED, "features", *READERS], f"profile {profile}")
-    read = _function(READERS.get(s["kind"], s["kind"]), f"profile {profile}: ")
+    read = import_function(READERS.get(s["kind"], s["kind"]), f"profile {profile}: kind ")
     return read(source, found, encoding=s["encoding"], follow_links=s["follow_links"]), None
-
-
-def _function(name: str, where: str = "") -> Callable[..., Any]:
-    """The function of a dotted name such as `my_lab.corpus:read`."""
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = f"cannot be imported ({error}); expected package.module:function"
-        raise EcmfError(f"{where}kind {name}: {reason}") from error
 
 
 def _source(profile: str, s: Mapping[str, Any]) -> Path:

@@ -21,7 +21,7 @@ import yaml
 from . import hub
 from .cells import declared
 from .params import BRANCHES, load_profile, profile_names, profiles_dir
-from .paths import ROOT, EcmfError, resource, show, unknown, write_text
+from .paths import ROOT, EcmfError, show, unknown, write_text
 from .pipeline import STEPS
 
 COLUMNS = {
@@ -96,7 +96,7 @@ def list_encoders(branch: str = "", cache_dir: Path | str | None = None) -> pd.D
 
 
 def _rows() -> list[dict[str, Any]]:
-    return yaml.safe_load(resource("encoders.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(Path(__file__).with_name("encoders.yaml").read_text(encoding="utf-8"))
 
 
 def _model(name: str) -> str:

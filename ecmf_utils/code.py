@@ -27,10 +27,7 @@ MACHINERY = (
     "ecmf_utils.progress",
     "ecmf_utils.course",
     "ecmf_utils.paths",
-    "ecmf_utils.shards",
     "ecmf_utils.workers",
-    "ecmf_utils.index",
-    "ecmf_utils.results",
     "ecmf_workflow",
 )
 ENTRY_POINT = re.compile(r"(\w+(?:\.\w+)+):\w+")  # a function found by name: "ecmf_demo.corpus:read"
@@ -102,13 +99,9 @@ def _read(name: str) -> tuple[str, frozenset[str]]:
     path = _path(name).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    beside = [
-        folder / text
-        for text in sorted(strings)
-        for folder in (path.parent, path.parent / "resources")
-        if re.fullmatch(r"[\w/-]+\.\w+", text) and not text.endswith((".py", ".pyi"))
-    ]
-    files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in beside if file.is_file()]
+    names = [text for text in sorted(strings) if re.fullmatch(r"[\w/-]+\.\w+", text) and not text.endswith(".py")]
+    beside = [file for file in map(path.parent.joinpath, names) if file.is_file()]
+    files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in beside]
     return _digest(_logic(tree), files), frozenset(_references([tree], name))
 
 

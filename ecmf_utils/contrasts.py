@@ -50,7 +50,8 @@ def compare_paired(
     Returns
     -------
     DataFrame
-        As that of `differences`, and `over`: groups, speakers (see `runs.cluster_clips`) or clips, whichever were drawn.
+        As that of `differences`, and `over`: groups, speakers (see `runs.cluster_clips`) or clips, whichever
+        were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
     code = {label: i for i, label in enumerate(labels)}

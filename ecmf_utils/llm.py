@@ -6,12 +6,12 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlparse
 
-from .paths import EcmfError, resource
+from .paths import EcmfError, import_function
 
 SAMPLING = {"temperature": 0.0, "max_tokens": 300}
+RECORDED = "ecmf_demo.answers:read_answers"  # what the model `replay` answers with
 QUESTION = "The sentence: "  # the last line of a prompt begins so; recorded answers are found by what follows
 FIELDS = ("distribution", "cues", "reading")
 Client = Callable[[list[dict[str, str]]], str]
@@ -44,14 +44,8 @@ def make_client(model: str, base_url: str = "", allow_remote: bool = False) -> C
     raise EcmfError(f"model={model!r}: expected replay, openai:<name> or hf:<id or path>")
 
 
-def recorded() -> dict[str, dict[str, Any]]:
-    """The recorded answers by sentence; how they were made stands in the first line of the file."""
-    lines = resource("enriched.jsonl").read_text(encoding="utf-8").splitlines()[1:]
-    return {row["sentence"]: row for row in map(json.loads, lines)}
-
-
 def _replay() -> Client:
-    answers = recorded()
+    answers = import_function(RECORDED)()
 
     def ask(chat: list[dict[str, str]]) -> str:
         sentence = chat[0]["content"].rsplit(QUESTION, 1)[1]

@@ -138,7 +138,7 @@ def _need_upstream(name: str, profile: str, train_profile: str = "") -> None:
 
 
 def _build(needed: str, profile: str, name: str) -> None:
-    command = [sys.executable, "-m", "ecmf_utils.cli", "run", needed, "--profile", profile]
+    command = [sys.executable, "-m", "ecmf_workflow.cli", "run", needed, "--profile", profile]
     done = subprocess.run(command, env=child_env(ECMF_BUILDING=profile), capture_output=True, text=True)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()

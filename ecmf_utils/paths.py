@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -37,6 +38,22 @@ def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> Ecmf
     return EcmfError(f"{head}unknown {what} '{name}'{guess} (known: {', '.join(known) or 'none'})")
 
 
+def import_function(name: str, where: str = "") -> Callable[..., Any]:
+    """The function of a dotted name such as `my_lab.corpus:read`; `where` begins the line of an error.
+
+    Raises
+    ------
+    EcmfError
+        There is no such module or function, or the module cannot be imported.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = f"cannot be imported ({error}); expected package.module:function"
+        raise EcmfError(f"{where}{name}: {reason}") from error
+
+
 def data_dir(profile: str) -> Path:
     """Folder of everything generated or linked in for a profile."""
     return Path(os.environ.get("ECMF_DATA", ROOT / "data")) / profile
@@ -45,11 +62,6 @@ def data_dir(profile: str) -> Path:
 def reports_dir(profile: str) -> Path:
     """Folder of the HTML pages and run records of a profile."""
     return Path(os.environ.get("ECMF_REPORTS", ROOT / "reports")) / profile
-
-
-def resource(name: str) -> Path:
-    """A file that ships inside the package."""
-    return Path(__file__).resolve().parent / "resources" / name
 
 
 def show(path: Path | str) -> str:

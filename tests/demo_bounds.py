@@ -28,8 +28,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ecmf_utils import demo, encoders, enrich, faces, media, paths
-from ecmf_utils.recipes import EMOTIONS
+from ecmf_demo import corpus
+from ecmf_demo.recipes import EMOTIONS
+from ecmf_utils import encoders, enrich, faces, media
 from ecmf_utils.workers import parallel_map
 
 LOWEST, HIGHEST, GAIN = 0.30, 0.70, 0.08
@@ -87,8 +88,7 @@ def features(clips: pd.DataFrame, n_workers: int) -> dict[str, Vectors]:
     found: dict[str, Vectors] = {b: [row[b] for row in rows] for b in ("scene", "face", "audio")}
     texts = [text if isinstance(text, str) and text.strip() else None for text in clips["text"]]
     found["text"] = text_vectors(texts, "text")
-    if paths.resource("enriched.jsonl").exists():
-        found["context"] = text_vectors(enriched_texts(texts), "context")
+    found["context"] = text_vectors(enriched_texts(texts), "context")
     return found
 
 
@@ -152,7 +152,9 @@ def score(clips: pd.DataFrame, truth: np.ndarray, found: dict[str, Vectors], see
 def measure(seed: int, folder: Path, n_train: int, n_test: int, n_workers: int) -> pd.DataFrame:
     """Generate and score one corpus; prints its table with seconds and megabytes."""
     start = time.perf_counter()
-    clips, truth = demo.generate(folder, n_train=n_train, n_test=n_test, n_unlabelled=0, seed=seed, n_workers=n_workers)
+    clips, truth = corpus.generate(
+        folder, n_train=n_train, n_test=n_test, n_unlabelled=0, seed=seed, n_workers=n_workers
+    )
     made = time.perf_counter() - start
     size = sum(file.stat().st_size for file in (folder / "clips").iterdir()) / 1e6
     table = score(clips, truth["truth"].map(EMOTIONS.index).to_numpy(), features(clips, n_workers), seed)

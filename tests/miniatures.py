@@ -56,9 +56,9 @@ def _cheap_clip(path, i, seconds):
 
 def demo_clips(folder, n=12, seed=0):
     """Clips with a face, a voice and words, half a second of work each; needs the extra `demo`."""
-    from ecmf_utils import demo
+    from ecmf_demo import corpus
 
-    clips, _ = demo.generate(folder, n_train=n, n_test=0, n_unlabelled=0, seed=seed)
+    clips, _ = corpus.generate(folder, n_train=n, n_test=0, n_unlabelled=0, seed=seed)
     return [Path(path) for path in clips["video"]]
 
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from ecmf_utils import labelset, probing, sources
-from ecmf_utils.build import READERS, _function
+from ecmf_utils.build import READERS
 from ecmf_utils.findings import Findings
 from ecmf_utils.listing import COLUMNS
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.paths import EcmfError, import_function
 from tests import miniatures
 from tests.miniatures import CHINESE, ENGLISH, SEVEN, SIX, names_of, write_table
 
@@ -34,7 +34,7 @@ def mer2025(tmp_path, clips):
 def read(corpus, folder, **how):
     """Rows by clip_id, and the findings."""
     found = Findings()
-    return _function(READERS[corpus])(folder, found, **how).set_index("clip_id"), found
+    return import_function(READERS[corpus])(folder, found, **how).set_index("clip_id"), found
 
 
 # ---- each corpus
@@ -543,7 +543,7 @@ def read_all(folder):
     """The rows after the labels were looked at, and the findings; an error counts as its line."""
     found = Findings()
     try:
-        rows = _function(READERS["mer2025"])(folder, found)
+        rows = import_function(READERS["mer2025"])(folder, found)
     except EcmfError as error:
         return None, [str(error)]
     rows, _ = labelset.apply(rows, SIX, {}, found, "profile mer2025")

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import cli, clipwriter, corpus, paths, probing, sources, vectors
+from ecmf_utils import clipwriter, corpus, paths, probing, sources, vectors
 from ecmf_utils.paths import EcmfError
+from ecmf_workflow import cli
 
 from .conftest import build
 

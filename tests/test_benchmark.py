@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from ecmf_utils import benchmark, untrained, workers
+from ecmf_bench import extraction, untrained
+from ecmf_utils import workers
 
 
 def hold(n_mib):
     """Peak memory of a process after it has held so much."""
     np.ones(n_mib * 2**17)
-    return benchmark.peak_mib()
+    return extraction.peak_mib()
 
 
 def test_peak_memory_is_that_of_the_process_itself_not_of_its_parent():
@@ -21,7 +22,7 @@ def test_peak_memory_is_that_of_the_process_itself_not_of_its_parent():
 
 def test_peak_memory_is_taken_of_fresh_processes(tmp_path):
     name = untrained.save("hubert", tmp_path)
-    table = benchmark.peak_memory([2, 40], name)
+    table = extraction.peak_memory([2, 40], name)
     assert table["clips"].tolist() == [2, 40] and table["ratio"][0] == 1
     assert 0.9 < table["ratio"][1] < 1.3 and table["peak (MiB)"].between(100, 5000).all()
 
@@ -29,7 +30,7 @@ def test_peak_memory_is_taken_of_fresh_processes(tmp_path):
 def test_the_whole_extraction_is_held_against_the_bare_model(tmp_path):
     name = untrained.save("bert", tmp_path)
     (tmp_path / "clips").mkdir()
-    clips = benchmark.make_clips(tmp_path / "clips", 2, 60)
-    found = benchmark.efficiency("text", name, clips, 2, "cpu")
+    clips = extraction.make_clips(tmp_path / "clips", 2, 60)
+    found = extraction.efficiency("text", name, clips, 2, "cpu")
     assert found["efficiency"] == pytest.approx(found["whole (clips/s)"] / found["bare (clips/s)"])
     assert 0 < found["efficiency"] < 2 and found["GPU busy (%)"] is None

@@ -6,8 +6,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from ecmf_utils import cli, corpus, corpus_summary, features
+from ecmf_utils import corpus, features
 from ecmf_utils.paths import EcmfError, data_dir, read_json, read_parquet
+from ecmf_workflow import cli, corpus_summary
 
 from .conftest import build
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ecmf_utils import catalogue, cells, cli, encoders, params, pipeline
+from ecmf_utils import catalogue, cells, encoders, params, pipeline
 from ecmf_utils.paths import EcmfError
+from ecmf_workflow import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"classical|minilm|hf:[\w.-]+/[\w.-]+(@[\w./-]+)?|timm:[\w.-]+(/[\w.-]+)?")
@@ -237,7 +238,7 @@ def test_an_unknown_branch_is_one_line(capsys):
 
 def test_the_list_is_light():
     """No deep learning library is imported for it."""
-    code = "import sys; from ecmf_utils import cli; cli.main(['encoders']); print({'torch', 'timm'} & {*sys.modules})"
+    code = "import sys; from ecmf_workflow import cli; cli.main(['encoders']); print({'torch', 'timm'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
 

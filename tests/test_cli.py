@@ -1,6 +1,7 @@
 import pytest
 
-from ecmf_utils import cli, report, runner
+from ecmf_workflow import results
+from ecmf_workflow import cli, runner
 
 from .small_notebooks import make_pipeline
 
@@ -59,15 +60,15 @@ def test_run_hands_over_profile_and_settings(monkeypatch):
 
 
 def test_verify_fails_when_a_figure_moved(monkeypatch, capsys):
-    monkeypatch.setattr(report, "verify", lambda profile: ["ecmf weighted_f1: .80 -> .70"])
+    monkeypatch.setattr(results, "verify", lambda profile: ["ecmf weighted_f1: .80 -> .70"])
     assert cli.main(["verify", "tiny"]) == 1
     assert ".80 -> .70" in capsys.readouterr().out
-    monkeypatch.setattr(report, "verify", lambda profile: [])
+    monkeypatch.setattr(results, "verify", lambda profile: [])
     assert cli.main(["verify", "tiny"]) == 0
 
 
 def test_verify_of_a_study_is_that_of_its_corpora(monkeypatch, capsys):
-    monkeypatch.setattr(report, "verify", lambda profile: ["moved"] if profile == "more" else [])
+    monkeypatch.setattr(results, "verify", lambda profile: ["moved"] if profile == "more" else [])
     assert cli.main(["verify", "both"]) == 1
     assert capsys.readouterr().out.splitlines() == ["more: moved", "both: 1 figures moved"]
 

@@ -171,4 +171,4 @@ def test_every_module_that_a_notebook_reaches_is_followed(name):
 
 @pytest.mark.parametrize("name", ["00_start_here", "22_extract_scene"])
 def test_how_a_page_looks_decides_nothing_that_a_notebook_computes(name):
-    assert not {"ecmf_utils.index", "ecmf_utils.results", "ecmf_utils.scoreboard"} & reached(name)
+    assert not {"ecmf_workflow.pages.index", "ecmf_workflow.results", "ecmf_workflow.pages.scoreboard"} & reached(name)

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from ecmf_utils import cli, corpus, pipeline, workflow
+from ecmf_utils import corpus, pipeline
 from ecmf_utils.paths import data_dir, read_json, reports_dir
+from ecmf_workflow import cli, reproduction
 
 from . import miniatures
 from .conftest import REALDATA
@@ -35,7 +36,7 @@ def test_miniature_goes_from_its_layout_to_a_report(name, make, stock, tmp_path,
     clips = corpus.read_clips(name)
     assert (clips["status"] == "ok").all()
     sets = [f"source={source}", *CHEAP, *(OFFLINE if name.startswith("mer") else [])]
-    assert workflow.reproduce(name, sets, cores=2) == 0, capsys.readouterr()
+    assert reproduction.reproduce(name, sets, cores=2) == 0, capsys.readouterr()
     assert (reports_dir(name) / "index.html").exists()
     results = read_json(reports_dir(name) / "results.json")
     assert {row["name"] for row in results["notebooks"]} == set(pipeline.order(name))
@@ -52,7 +53,7 @@ def test_four_real_clips_of_one_actor_give_a_report_without_training(tmp_path, h
     assert cli.main(["corpus", "ravdess", "--set", f"source={source}"]) == 0
     assert "Nothing will be trained: all labelled training clips are of one group" in capsys.readouterr().out
     assert list(corpus.read_clips("ravdess")["label"].sort_values()) == ["neutral"] * 2 + ["surprised"] * 2
-    assert workflow.reproduce("ravdess", cores=2) == 0
+    assert reproduction.reproduce("ravdess", cores=2) == 0
     page = (reports_dir("ravdess") / "index.html").read_text(encoding="utf-8")
     assert "Nothing was trained" in page and "of one group" in page
     faces = pipeline.writes("20_detect_faces", "ravdess")[0]
@@ -66,7 +67,7 @@ def test_published_features_alone_reach_the_error_analysis(home):
     source = REALDATA / "mosi"
     quick = ["50.n_seeds=1", "51.n_seeds=1", "50.epochs=20", "51.models=logreg"]
     sets = [f"source={source}", *quick]
-    assert workflow.reproduce("mosi", sets, cores=2) == 0
+    assert reproduction.reproduce("mosi", sets, cores=2) == 0
     scores = read_json(reports_dir("mosi") / "results.json")["scores"]
     tested = {(r["model"], "+".join(r["branches"]), r["labels"]): r for r in scores if r["split"] == "test"}
     every = tested["logreg", "visual+audio+text", "given"]

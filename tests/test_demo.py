@@ -8,7 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ecmf_utils import avatar, demo, expression, media, people, recipes, scene, voice
+from ecmf_demo import corpus as ecmf_demo_corpus
+from ecmf_demo import face, film, people, recipes
+from ecmf_demo import speech as ecmf_demo_speech
+from ecmf_demo.corpus import RECORD, clip_path, generate, make_clip
+from ecmf_demo.speech import make_voice, synthesise
+from ecmf_utils import media
 from ecmf_utils.paths import EcmfError, file_hash
 
 
@@ -20,7 +25,7 @@ def plan():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    clips, truth = demo.generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
+    clips, truth = generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
     return folder, clips, truth
 
 
@@ -124,27 +129,27 @@ def test_tables_have_the_columns_of_the_contract(corpus):
 
 def test_complete_clips_are_kept_and_missing_ones_made_again(corpus):
     folder, clips, _ = corpus
-    first, second = (demo.clip_path(folder, name) for name in clips["clip_id"][:2])
+    first, second = (clip_path(folder, name) for name in clips["clip_id"][:2])
     before, kept_since = file_hash(first), second.stat().st_mtime_ns
     first.unlink()
-    demo.generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
+    generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
     assert file_hash(first) == before and second.stat().st_mtime_ns == kept_since
 
 
 def test_a_record_cut_by_a_kill_costs_one_clip(corpus):
     folder, clips, _ = corpus
-    record = folder / demo.RECORD
+    record = folder / RECORD
     last = record.read_text().splitlines()[-1]
     record.write_text(record.read_text()[: -len(last) // 2])
-    demo.generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
-    assert set(demo._read_record(folder)) == set(clips["clip_id"])
+    generate(folder, n_train=3, n_test=1, n_unlabelled=1, seed=5, n_workers=1)
+    assert set(ecmf_demo_corpus._read_record(folder)) == set(clips["clip_id"])
 
 
 def test_files_are_the_same_in_every_process_and_order(corpus, tmp_path):
     folder, clips, _ = corpus
     names = clips["clip_id"][:3].tolist()
     code = (
-        "import sys; from pathlib import Path; from ecmf_utils import demo, recipes\n"
+        "import sys; from pathlib import Path; from ecmf_demo import corpus as demo, recipes\n"
         "made = {r['clip_id']: r for r in recipes.plan(3, 1, 1, seed=5, n_speakers=40)}\n"
         "for name in sys.argv[2:]: demo.make_clip(Path(sys.argv[1]), made[name])\n"
     )
@@ -156,25 +161,25 @@ def test_files_are_the_same_in_every_process_and_order(corpus, tmp_path):
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
         )
         for name in names:
-            assert file_hash(demo.clip_path(other, name)) == file_hash(demo.clip_path(folder, name))
+            assert file_hash(clip_path(other, name)) == file_hash(clip_path(folder, name))
 
 
 def test_speech_without_the_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(EcmfError, match=r"ecmf_utils\[demo\]"):
-        voice.synthesise("hello", "en+m1", 170, 50, 50)
+        synthesise("hello", "en+m1", 170, 50, 50)
 
 
 def test_silent_clip_has_a_sound_stream_without_sound(tmp_path):
     recipe = next(r for r in recipes.plan(60, 0, 0, seed=1, n_speakers=40) if r["hard_audio"] == "silent")
-    demo.make_clip(tmp_path, recipe)
-    sound = media.read_audio(demo.clip_path(tmp_path, recipe["clip_id"]))
+    make_clip(tmp_path, recipe)
+    sound = media.read_audio(clip_path(tmp_path, recipe["clip_id"]))
     assert len(sound) > 30000 and np.abs(sound).max() < media.SILENCE
 
 
 def test_noise_has_the_stated_level():
     speech = np.sin(np.arange(40000) / 5).astype(np.float32) * 0.1
-    clean, noisy = (voice.record(speech, snr, np.random.default_rng(0)) for snr in (99, -6))
+    clean, noisy = (ecmf_demo_speech.record(speech, snr, np.random.default_rng(0)) for snr in (99, -6))
     assert 10 * np.log10((clean**2).mean() / ((noisy - clean) ** 2).mean()) == pytest.approx(-6, abs=0.3)
 
 
@@ -182,7 +187,7 @@ def picture(hard, seed=0, emotion="happy"):
     rng = np.random.default_rng(seed)
     who = people.make_identity(rng, seed)
     shows = dict(shown_face=emotion, face_intensity=1.0, shown_scene=emotion, scene_intensity=1.0)
-    return scene.film(who, {**shows, "hard_face": hard}, np.full(4, 0.3), rng)[3]
+    return film.film(who, {**shows, "hard_face": hard}, np.full(4, 0.3), rng)[3]
 
 
 def faces_in(image):
@@ -206,13 +211,13 @@ def test_scene_is_visible_in_whole_frame_statistics():
 
 def test_every_emotion_changes_the_face():
     who = people.make_identity(np.random.default_rng(1))
-    head = avatar.make_head(who, (0.5, -0.5, 0.9), 0.44)
-    rest = expression.paint(head, who, {})
-    for emotion in expression.EXPRESSIONS:
-        changed = np.abs(expression.paint(head, who, expression.blend(emotion, 1.0)) - rest)[..., :3].max()
+    head = face.make_head(who, (0.5, -0.5, 0.9), 0.44)
+    rest = face.paint(head, who, {})
+    for emotion in face.EXPRESSIONS:
+        changed = np.abs(face.paint(head, who, face.blend(emotion, 1.0)) - rest)[..., :3].max()
         assert (changed > 60) == (emotion != "neutral")
 
 
 def test_voices_use_only_variants_that_are_the_same_in_every_process():
-    names = {voice.make_voice(np.random.default_rng(s), "fm"[s % 2]).name[-2:] for s in range(200)}
+    names = {make_voice(np.random.default_rng(s), "fm"[s % 2]).name[-2:] for s in range(200)}
     assert names == {"f1", "f4", "m1", "m2", "m3", "m4", "m5", "m6", "m7"}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils import cells, cli, corpus, findings, params
+from ecmf_utils import cells, corpus, findings, params
+from ecmf_workflow import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -21,7 +22,8 @@ SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 MODULE = re.compile(r"([a-z]+)\.py")
 MEMBER = re.compile(r"([a-z]+)\.([A-Za-z_]\w*)(?:\(|$)")
 ENDINGS = {"csv", "html", "json", "jsonl", "parquet"}
-INSIDE = re.compile(r"(?:docs|notebooks|workflow|tests|ecmf_utils)/[\w./-]+")
+PACKAGES = ("ecmf_utils", "ecmf_workflow", "ecmf_demo", "ecmf_bench")
+INSIDE = re.compile(rf"(?:docs|notebooks|workflow|tests|{'|'.join(PACKAGES)})/[\w./-]+")
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: page.stem)
@@ -96,7 +98,7 @@ def test_every_setting_that_is_shown_is_declared(page):
 
 
 def test_every_module_member_and_file_that_is_named_exists(page):
-    modules = {path.stem: path for path in (ROOT / "ecmf_utils").glob("*.py")}
+    modules = {path.stem: path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     for span in spans(page):
         if match := MODULE.fullmatch(span):
             assert match[1] in modules, span

@@ -17,7 +17,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from ecmf_utils import classical, encoders, hub, inference, pretrained, untrained
+from ecmf_bench import untrained
+from ecmf_utils import classical, encoders, hub, inference, pretrained
 from ecmf_utils.paths import EcmfError
 
 TEXTS = ["the train was late again", "no", "what a day , what a lovely long day"]

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from ecmf_demo import recipes
+from ecmf_demo.answers import read_answers
 from ecmf_utils import enrich, llm
 from ecmf_utils.paths import EcmfError, data_dir
 
@@ -93,13 +95,8 @@ def test_an_unknown_kind_of_model_is_named():
 
 
 def test_the_recorded_answers_cover_every_sentence_and_are_valid():
-    import csv
-
-    from ecmf_utils.paths import resource
-
-    with open(resource("sentences.csv"), newline="", encoding="utf-8") as file:
-        sentences = {row["sentence"] for row in csv.DictReader(file)}
-    answers = llm.recorded()
+    answers = read_answers()
+    sentences = {sentence for pairs in recipes.sentences().values() for _, sentence in pairs}
     assert set(answers) == sentences
     labels = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
     assert all(
@@ -108,7 +105,7 @@ def test_the_recorded_answers_cover_every_sentence_and_are_valid():
 
 
 def test_the_recorded_answers_carry_no_generator_field():
-    assert all(set(row) == {"sentence", *enrich.Answer.model_fields} for row in llm.recorded().values())
+    assert all(set(row) == {"sentence", *enrich.Answer.model_fields} for row in read_answers().values())
 
 
 def test_a_sentence_that_is_not_recorded_is_a_refusal_not_an_error(home):

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import cli, exchange, features, npyfolder, params, paths, selection, store, vectors
+from ecmf_utils import exchange, features, npyfolder, params, paths, selection, store, vectors
+from ecmf_workflow import cli
 
 DTYPES = ("float16", "float32", "float64")
 D = 5

@@ -14,7 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from ecmf_utils import clipwriter, encoders, features, media, readers, untrained
+from ecmf_bench import untrained
+from ecmf_utils import clipwriter, encoders, features, media, readers
 
 from . import test_media
 

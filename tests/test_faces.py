@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import clipwriter, demo, facecrops, faces, facetracks, media, paths, recipes, results
+from ecmf_demo import corpus, recipes
+from ecmf_utils import clipwriter, facecrops, faces, facetracks, media, paths
+from ecmf_workflow import results
 
 from .test_media import rotate
 
@@ -17,8 +19,8 @@ from .test_media import rotate
 def make(folder, hard=None, seed=3):
     """One generated clip, of an easy kind or with its face made hard."""
     recipe = next(one for one in recipes.plan(60, 12, 0, seed, 40) if one["hard_face"] == hard)
-    demo.make_clip(folder, recipe)
-    return demo.clip_path(folder, recipe["clip_id"])
+    corpus.make_clip(folder, recipe)
+    return corpus.clip_path(folder, recipe["clip_id"])
 
 
 @pytest.fixture(scope="module")

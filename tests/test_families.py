@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import encoders, features, inference, media, paths, pretrained, towers, trial, untrained
+from ecmf_bench import untrained
+from ecmf_utils import encoders, features, inference, media, paths, pretrained, towers, trial
 
 from . import test_media
 

@@ -86,12 +86,12 @@ def test_a_real_voice_is_told_from_itself_saying_something_else(realdata):
 
 def test_the_same_words_by_another_voice_or_in_another_mood_are_another_recording():
     pytest.importorskip("espeakng_loader")
-    from ecmf_utils import voice
+    from ecmf_demo import speech
 
     def said(number, emotion):
         rng = np.random.default_rng(number)
-        who = voice.make_voice(rng, "mf"[number % 2])
-        return voice.record(voice.speak(who, "They have opened the doors to the hall!", emotion, 1.0, rng), 30, rng)
+        who = speech.make_voice(rng, "mf"[number % 2])
+        return speech.record(speech.speak(who, "They have opened the doors to the hall!", emotion, 1.0, rng), 30, rng)
 
     prints = {f"{n} {mood}": fingerprint(said(n, mood)) for n in range(6) for mood in ("neutral", "happy", "sad")}
     assert pairs(prints) == set()

@@ -13,8 +13,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from ecmf_utils import cli, corpus, encoders, encoding, features, paths, readers, untrained, workers
+from ecmf_bench import untrained
+from ecmf_utils import corpus, encoders, encoding, features, paths, readers, workers
 from ecmf_utils.paths import ROOT
+from ecmf_workflow import cli
 
 KILLS = 10
 PART = 4
@@ -140,7 +142,7 @@ def test_killed_ten_times_it_ends_with_the_same_files_and_loses_a_part_at_most(k
 @pytest.mark.slow
 def test_a_notebook_killed_in_the_middle_leaves_no_process_and_ends_as_if_it_were_not(tiny):
     name = untrained.save("vit", tiny / "model")
-    command = [sys.executable, "-m", "ecmf_utils.cli", "run", "22", "--profile", "tiny", "--set", f"encoder={name}"]
+    command = [sys.executable, "-m", "ecmf_workflow.cli", "run", "22", "--profile", "tiny", "--set", f"encoder={name}"]
 
     def run(mark):
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, MARK: mark}, stdout=subprocess.DEVNULL)

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from ecmf_utils import baselines, metrics, protocols
+from ecmf_bench import protocols
+from ecmf_utils import baselines, metrics
 from ecmf_utils import official as ecmf_utils_official
 from ecmf_utils.features import take_clips
 from ecmf_utils.official import OfficialRun

@@ -2,11 +2,11 @@
 
 import re
 
-from ecmf_utils import scoreboard, study
 from ecmf_utils.metrics import SEARCHED
 from ecmf_utils.params import load_profile
 from ecmf_utils.paths import ROOT, read_json
-from ecmf_utils.results import reference_path
+from ecmf_workflow.pages import scoreboard, study
+from ecmf_workflow.results import reference_path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

@@ -3,8 +3,10 @@
 import pytest
 from bs4 import BeautifulSoup
 
-from ecmf_utils import cli, corpus, features, media, pipeline, selection, untrained
+from ecmf_bench import untrained
+from ecmf_utils import corpus, features, media, pipeline, selection
 from ecmf_utils.paths import reports_dir
+from ecmf_workflow import cli
 
 PROFILE = "folder-clips"  # named after the folder
 BRANCHES = {"face": "21", "scene": "22", "audio": "23", "text": "24"}

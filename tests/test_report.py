@@ -13,8 +13,12 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from scipy.stats import ttest_1samp
 
-from ecmf_utils import baselines, cli, index, markup, pages, paths, pipeline, report, results, scoreboard
+from ecmf_utils import baselines, pipeline, report
 from ecmf_utils.paths import EcmfError, data_dir, read_json, reports_dir, write_json, write_parquet
+from ecmf_workflow import cli, results
+from ecmf_workflow.pages import index, markup, scoreboard
+from ecmf_workflow.pages import page as pages_page
+from ecmf_workflow.pages.page import to_html
 
 from .browser import needs_chromium, visit
 
@@ -61,7 +65,7 @@ def publish(home, *extra, name="10_explore_corpus", profile="demo", **settings):
     executed.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook(*extra), executed)
     page = reports_dir(profile) / f"{name}.html"
-    return pages.to_html(executed, page, profile, **settings).read_text(encoding="utf-8")
+    return to_html(executed, page, profile, **settings).read_text(encoding="utf-8")
 
 
 def record(name, profile="demo", **changes):
@@ -180,7 +184,7 @@ def test_only_a_generated_corpus_is_called_synthetic(home):
 
 
 def test_a_page_over_the_limit_is_refused_by_name(home, monkeypatch):
-    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 2000)
+    monkeypatch.setattr(pages_page, "MAX_PAGE_BYTES", 2000)
     with pytest.raises(EcmfError, match=r"10_explore_corpus\.html.*at most"):
         publish(home)
     assert not (reports_dir("demo") / "10_explore_corpus.html").exists()
@@ -190,7 +194,7 @@ def test_a_broken_notebook_is_one_line(home):
     broken = home / "executed.ipynb"
     broken.write_text("{")
     with pytest.raises(EcmfError, match="not a notebook"):
-        pages.to_html(broken, home / "x.html", "demo")
+        to_html(broken, home / "x.html", "demo")
 
 
 def test_numeric_columns_are_marked_and_text_is_not():
@@ -490,7 +494,7 @@ def test_the_index_by_hand_lists_what_has_not_run_and_renews_the_members_of_a_st
 @pytest.fixture
 def referenced(home, monkeypatch):
     """A profile with results and a reference of its own."""
-    monkeypatch.setattr(paths, "resource", lambda name: home / name)
+    monkeypatch.setattr(results, "REFERENCES", home)
     corpus()
     scores(score(), score("logreg", 0.5))
     index.build_index("demo")

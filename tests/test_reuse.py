@@ -35,7 +35,7 @@ def project(tmp_path_factory):
 def run(folder, branch, *sets):
     """How many clips `ecmf run` computes; told by the speed table of the notebook."""
     words = [word for one in sets for word in ("--set", one)]
-    command = [sys.executable, "-m", "ecmf_utils.cli", "run", NOTEBOOKS[branch], "--profile", "tiny", *words]
+    command = [sys.executable, "-m", "ecmf_workflow.cli", "run", NOTEBOOKS[branch], "--profile", "tiny", *words]
     own = {"PYTHONPATH": str(folder), "ECMF_DATA": str(folder / "data"), "ECMF_REPORTS": str(folder / "reports")}
     subprocess.run(command, cwd=folder, env={**os.environ, **own}, check=True, capture_output=True)
     cells = json.loads((folder / "reports/tiny/runs" / NOTEBOOKS[branch] / "executed.ipynb").read_text())["cells"]

@@ -8,9 +8,10 @@ import time
 import psutil
 import pytest
 
-from ecmf_utils import kernel as ecmf_utils_kernel
-from ecmf_utils import runner, workers
+from ecmf_utils import workers
 from ecmf_utils.paths import ROOT, EcmfError, read_json
+from ecmf_workflow import kernel as ecmf_workflow_kernel
+from ecmf_workflow import runner
 
 from .small_notebooks import edit, make_pipeline
 
@@ -32,7 +33,7 @@ def runs(home, notebooks):
 def start(*sets):
     """`ecmf run` as a process of its own."""
     words = [word for text in sets for word in ("--set", text)]
-    command = [sys.executable, "-m", "ecmf_utils.cli", "run", NB, *words]
+    command = [sys.executable, "-m", "ecmf_workflow.cli", "run", NB, *words]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
@@ -114,7 +115,7 @@ def test_mendable_mistake_has_no_error_name_and_no_traceback(notebooks, runs, ca
 
 
 def test_notebook_that_does_not_write_its_files_has_failed(notebooks, runs, monkeypatch, capsys):
-    monkeypatch.setattr(ecmf_utils_kernel, "execute", lambda *_: None)
+    monkeypatch.setattr(ecmf_workflow_kernel, "execute", lambda *_: None)
     assert runner.run(NB, "tiny") == 1
     assert "ended without writing" in capsys.readouterr().err
 

@@ -51,7 +51,9 @@ def test_a_folder_of_132171_clips_is_read_and_explored_from_a_stated_sample(home
     took, peak = {}, {}
     for name, sets in (("00_start_here", [f"source={source}", "n_probe=400"]), ("10_explore_corpus", ["n_sample=400"])):
         words = ["run", name, "--profile", "mer2025", *(f"--set={text}" for text in sets)]
-        done = subprocess.run([sys.executable, "-m", "ecmf_utils.cli", *words], env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ecmf_workflow.cli", *words], env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         record = json.loads((home / "reports" / "mer2025" / "runs" / name / "run.json").read_text())
         took[name], peak[name] = record["seconds"], record["peak_memory_mb"]

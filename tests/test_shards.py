@@ -8,9 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_utils import features, index, notebook, pages, pipeline, readers, runner, shards, workflow
-from ecmf_utils.follower import Follower
+from ecmf_utils import features, notebook, pipeline, readers
 from ecmf_utils.paths import ROOT, EcmfError, data_dir, read_json, reports_dir, write_json, write_text
+from ecmf_workflow import reproduction, runner, shards
+from ecmf_workflow.pages import index
+from ecmf_workflow.pages.page import duration
+from ecmf_workflow.reproduction import Follower
 
 from .small_notebooks import PARAMETERS, make_notebook, make_pipeline
 from .test_features import clips_of, encoder
@@ -49,14 +52,14 @@ def split(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NOTEBOOKS", "DATA", "REPORTS"):
             patch.setenv(f"ECMF_{name}", str(home / name.lower()))
-        assert workflow.reproduce("words", SPLIT, cores=2) == 0
+        assert reproduction.reproduce("words", SPLIT, cores=2) == 0
         yield home
 
 
 def planned(capsys, *sets):
     """The lines of a dry run that name notebooks."""
     capsys.readouterr()
-    workflow.reproduce("words", sets, dry_run=True)
+    reproduction.reproduce("words", sets, dry_run=True)
     return [line for line in capsys.readouterr().out.splitlines() if line[:2].isdigit()]
 
 
@@ -97,7 +100,7 @@ def test_only_the_shard_whose_file_is_gone_runs_again(split, capsys):
     file_of(1).unlink()
     assert planned(capsys, *SPLIT) == [f"{NB} (shards 01 of 03)"]
     before = [run_page(key).stat().st_mtime_ns for key in KEYS]
-    assert workflow.reproduce("words", SPLIT, cores=2) == 0
+    assert reproduction.reproduce("words", SPLIT, cores=2) == 0
     told = capsys.readouterr().out
     assert "words: 1 of 3 notebooks to run" in told and f"[1/1] {NB}--01-of-03 …" in told
     after = [run_page(key).stat().st_mtime_ns for key in KEYS]
@@ -141,7 +144,7 @@ def test_pages_lead_to_the_first_shard(split):
 
 def test_in_one_piece_again_the_rows_are_joined(split, capsys):  # the last one: it ends the shards
     assert planned(capsys) == [NB]
-    assert workflow.reproduce("words", cores=2) == 0
+    assert reproduction.reproduce("words", cores=2) == 0
     assert "1 of 3 notebooks" in capsys.readouterr().out
     assert [path.name for path in file_of(0).parent.glob("*.parquet")] == ["000-of-001.parquet"]
     assert run_page("").exists() and not any(run_page(key).exists() for key in KEYS)
@@ -162,13 +165,13 @@ def test_in_one_piece_again_the_rows_are_joined(split, capsys):  # the last one:
 )
 def test_a_setting_that_cannot_be_is_one_line_before_anything_starts(notebooks, home, setting, line):
     with pytest.raises(EcmfError, match=re.escape(line)):
-        workflow.reproduce("words", [setting])
+        reproduction.reproduce("words", [setting])
     assert not (home / "reports").exists()
 
 
 def test_one_shard_alone_is_not_reproduced(notebooks):
     with pytest.raises(EcmfError, match="every shard is run, leave `shard` out; one alone: `ecmf run 24"):
-        workflow.reproduce("words", ["n_shards=3", "shard=1"])
+        reproduction.reproduce("words", ["n_shards=3", "shard=1"])
     with pytest.raises(EcmfError, match="shard=3: expected 0 to n_shards - 1 = 2"):
         runner.run(NB, "tiny", ["n_shards=3", "shard=3"])
 
@@ -212,7 +215,7 @@ def test_the_index_has_one_entry_for_all_shards(home):
     for key in KEYS:
         record(key, seconds=60.0)
     page = index.build_index("p", [NB]).read_text()
-    assert page.count(f'<br><span class="ok">ok</span> · 3 of 3 shards · {pages.duration(180)} · 100 MB') == 1
+    assert page.count(f'<br><span class="ok">ok</span> · 3 of 3 shards · {duration(180)} · 100 MB') == 1
     assert [link for link in re.findall(r'href="(2\d_[^"]+)"', page)] == [f"{NB}{key}.html" for key in KEYS]
     assert '<div class="big">1</div><small>notebooks run' in page
     assert len(read_json(reports_dir("p") / "results.json")["notebooks"]) == 3
@@ -257,7 +260,7 @@ def test_progress_names_shards_and_counts_them_as_runs(notebooks, capsys):
 
 @pytest.mark.slow
 def test_tiny_in_shards_gives_the_same_features_and_scores(home):
-    command = [sys.executable, "-m", "ecmf_utils.cli", "reproduce", "tiny"]
+    command = [sys.executable, "-m", "ecmf_workflow.cli", "reproduce", "tiny"]
     whole, parts = home / "whole", home / "parts"
     for folder, sets in ((whole, []), (parts, ["--set", "n_shards=3"])):
         env = os.environ | {"ECMF_DATA": str(folder / "data"), "ECMF_REPORTS": str(folder / "reports")}

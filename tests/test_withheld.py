@@ -90,7 +90,7 @@ def ecmf(home, name, *words):
         "PYTHONPATH": str(home / "spy"),
     }
     folder.mkdir(exist_ok=True)
-    done = subprocess.run([sys.executable, "-m", "ecmf_utils.cli", *words], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ecmf_workflow.cli", *words], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     pages = sorted((folder / "reports").rglob("*.html")) + sorted((folder / "reports").rglob("results.json"))
     return {page.name: page.read_text(encoding="utf-8") for page in pages}, (folder / "spied.txt").read_text()

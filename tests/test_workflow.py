@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils import notebook, pipeline, workflow
-from ecmf_utils.follower import Follower
+from ecmf_utils import notebook, pipeline
 from ecmf_utils.paths import ROOT, EcmfError, read_json, write_json
+from ecmf_workflow import reproduction
+from ecmf_workflow.reproduction import Follower
 
 from .small_notebooks import edit, make_pipeline
 
 SMALL = ["00_start_here", "10_explore_corpus", "24_extract_text"]  # what profile `words` runs
-COMMAND = [sys.executable, "-m", "ecmf_utils.cli", "reproduce"]
+COMMAND = [sys.executable, "-m", "ecmf_workflow.cli", "reproduce"]
 KILLS = 5
 BEGUN = [
     "nb_00_start_here        1",
@@ -40,14 +41,14 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NOTEBOOKS", "DATA", "REPORTS"):
             patch.setenv(f"ECMF_{name}", str(home / name.lower()))
-        assert workflow.reproduce("words", cores=2) == 0
+        assert reproduction.reproduce("words", cores=2) == 0
         yield home
 
 
 def planned(capsys, *sets, profile="words"):
     """The notebooks that would run."""
     capsys.readouterr()
-    workflow.reproduce(profile, sets, dry_run=True)
+    reproduction.reproduce(profile, sets, dry_run=True)
     return sorted(line for line in capsys.readouterr().out.split() if line in pipeline.STEPS)
 
 
@@ -59,7 +60,7 @@ def test_all_notebooks_leave_pages_and_the_index(finished):
 
 def test_second_call_does_nothing(finished, capsys):
     began = time.monotonic()
-    assert workflow.reproduce("words") == 0
+    assert reproduction.reproduce("words") == 0
     told = capsys.readouterr().out
     assert "nothing to do" in told
     assert "Report: " in told
@@ -112,7 +113,7 @@ def test_a_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles(finis
 
 def test_failure_stops_only_what_needs_it_and_keeps_the_rest(finished, capsys):
     old = (finished / "reports" / "words" / f"{SMALL[2]}.html").read_bytes()
-    assert workflow.reproduce("words", ["24.mode=raise", "10.seed=4"]) == 1
+    assert reproduction.reproduce("words", ["24.mode=raise", "10.seed=4"]) == 1
     told = capsys.readouterr()
     assert "24_extract_text … FAILED after" in told.out
     assert "24_extract_text: ValueError: a = b" in told.out
@@ -128,18 +129,18 @@ def test_plan_of_a_fresh_profile_is_its_order(notebooks, capsys):
 
 
 def test_second_reproduce_at_the_same_time_is_refused_with_the_pid(notebooks):
-    with workflow._only_one("words"):
+    with reproduction._only_one("words"):
         with pytest.raises(EcmfError, match=f"already by process {os.getpid()}"):
-            workflow.reproduce("words", dry_run=True)
+            reproduction.reproduce("words", dry_run=True)
 
 
 def test_members_run_one_after_the_other(notebooks, monkeypatch, capsys):
-    from ecmf_utils import report
+    from ecmf_workflow.pages import index
 
     indexed = []
-    monkeypatch.setattr(workflow, "_snakemake", lambda profile, *_: profile == "words")
-    monkeypatch.setattr(report, "build_index", lambda *words: indexed.append(words[0]) or Path("x"))
-    assert workflow.reproduce("both") == 1
+    monkeypatch.setattr(reproduction, "_snakemake", lambda profile, *_: profile == "words")
+    monkeypatch.setattr(index, "build_index", lambda *words: indexed.append(words[0]) or Path("x"))
+    assert reproduction.reproduce("both") == 1
     assert indexed == ["words", "more", "both"]
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("both: ")] == [
         "both: 2 corpora in turn; 51_compare_runs of each tells how long it will take",
@@ -149,13 +150,13 @@ def test_members_run_one_after_the_other(notebooks, monkeypatch, capsys):
 
 
 def test_a_member_that_is_refused_does_not_keep_the_others_from_running(notebooks, monkeypatch, capsys):
-    from ecmf_utils import report
+    from ecmf_workflow.pages import index
 
     ran = []
-    monkeypatch.setattr(workflow, "_snakemake", lambda profile, *_: ran.append(profile) or 0)
-    monkeypatch.setattr(report, "build_index", lambda *words: Path(words[0]))
-    with workflow._only_one("words"):
-        assert workflow.reproduce("both") == 1
+    monkeypatch.setattr(reproduction, "_snakemake", lambda profile, *_: ran.append(profile) or 0)
+    monkeypatch.setattr(index, "build_index", lambda *words: Path(words[0]))
+    with reproduction._only_one("words"):
+        assert reproduction.reproduce("both") == 1
     told = capsys.readouterr()
     assert ran == ["more"] and "Report: both" in told.out
     assert f"words: words is being reproduced already by process {os.getpid()}" in told.err
@@ -164,8 +165,8 @@ def test_a_member_that_is_refused_does_not_keep_the_others_from_running(notebook
 def test_a_study_tells_how_long_its_other_members_will_take(monkeypatch, capsys):
     times = iter([0.0, 7200.0, 7200.0, 7201.0, 7201.0, 7209.0])
     with monkeypatch.context() as during:
-        during.setattr(workflow.time, "monotonic", lambda: next(times))
-        assert list(workflow._in_turn("study", ["a", "b", "c"])) == ["a", "b", "c"]
+        during.setattr(reproduction.time, "monotonic", lambda: next(times))
+        assert list(reproduction._in_turn("study", ["a", "b", "c"])) == ["a", "b", "c"]
     condition = "to go if each takes as long as the longest so far"
     first = "study: 3 corpora in turn; 51_compare_runs of each tells how long it will take"
     told = [first, "study: a, 1 of 3", f"study: b, 2 of 3; 4.0 h {condition}", f"study: c, 3 of 3; 2.0 h {condition}"]
@@ -189,7 +190,7 @@ def test_follower_counts_and_names_what_is_left(notebooks, capsys):
 
 
 def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
-    monkeypatch.setattr("ecmf_utils.follower.PROGRESS_S", 0.0)
+    monkeypatch.setattr("ecmf_workflow.reproduction.PROGRESS_S", 0.0)
     follower = Follower("words")
     for line in [
         *BEGUN,
@@ -203,7 +204,7 @@ def test_follower_tells_how_far_a_long_run_is(notebooks, capsys, monkeypatch):
         "        00_start_here … compare:  12% of 93 min of one core [10:00<1:13:20]",
         "        00_start_here … audio:  50% 2/4 [00:20<00:20, 10.0s/it, 83% in the model]",
     ]
-    monkeypatch.setattr("ecmf_utils.follower.PROGRESS_S", 60.0)
+    monkeypatch.setattr("ecmf_workflow.reproduction.PROGRESS_S", 60.0)
     follower.read("audio:  75% 3/4 [00:30<00:10, 10.0s/it]")
     assert not capsys.readouterr().out
     assert follower.tell_end(1) == 1 and "why it stopped" in capsys.readouterr().err
@@ -225,7 +226,7 @@ def test_leftovers_of_killed_runs_are_swept_but_not_those_at_work(tmp_path):
     new.touch()
     os.utime(old, (0, 0))
     (tmp_path / ".c.3.tmp").symlink_to("gone")  # renamed meanwhile
-    workflow._sweep(tmp_path)
+    reproduction._sweep(tmp_path)
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -239,7 +240,7 @@ def test_ctrl_c_stops_everything_and_the_next_call_goes_on(notebooks, home, numb
     process.send_signal(number)
     assert process.wait(20) == 128 + number
     assert read_json(record)["status"] == "interrupted"
-    assert workflow.reproduce("words") == 0
+    assert reproduction.reproduce("words") == 0
 
 
 @pytest.mark.slow

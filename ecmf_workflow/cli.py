@@ -7,8 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from . import cells, params, paths, pipeline
-from .paths import EcmfError, data_dir, given_path, own_name, reports_dir, show
+from ecmf_utils import cells, params, paths, pipeline
+from ecmf_utils.paths import EcmfError, data_dir, given_path, own_name, reports_dir, show
 
 EXAMPLES = """examples:
   ecmf reproduce demo
@@ -39,13 +39,15 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from . import workflow
+    from . import reproduction
 
-    return workflow.reproduce(options.profile, options.set, options.cores, options.dry_run)
+    return reproduction.reproduce(options.profile, options.set, options.cores, options.dry_run)
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from . import build, corpus_summary, exchange
+    from ecmf_utils import build, exchange
+
+    from . import corpus_summary
 
     profile, sets = params.prepare(options.profile, options.set)
     params.check_sets(sets, [params.START])
@@ -56,7 +58,7 @@ def _corpus(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from . import corpus, exchange
+    from ecmf_utils import corpus, exchange
 
     profile = options.profile
     branches = params.load_profile(profile)["branches"]
@@ -83,7 +85,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from . import exchange, selection
+    from ecmf_utils import exchange, selection
 
     known = params.load_profile(options.profile)["branches"]
     there = [
@@ -113,7 +115,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> int:
-    from . import index
+    from .pages import index
 
     members = params.load_profile(options.profile)["members"]
     for name in members:
@@ -136,7 +138,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _encoders(options: argparse.Namespace) -> int:
-    from . import catalogue
+    from ecmf_utils import catalogue
 
     found = catalogue.list_encoders(options.branch)
     rows = json.loads(found.to_json(orient="records"))

@@ -21,9 +21,11 @@ from typing import Any, NoReturn
 import psutil
 from filelock import FileLock, Timeout
 
-from . import cells, kernel, params, pipeline, shards, workers
-from .notebook import TINY, device, fingerprint
-from .paths import ROOT, EcmfError, file_hash, show, write_json
+from ecmf_utils import cells, params, pipeline, workers
+from ecmf_utils.notebook import TINY, device, fingerprint
+from ecmf_utils.paths import ROOT, EcmfError, file_hash, show, write_json
+
+from . import kernel, shards
 
 SAMPLE_S = 0.25  # how often the memory of the kernel and its workers is read
 PACKAGES = (
@@ -134,7 +136,7 @@ class Run:
             return self._end("ok")
 
     def _publish(self) -> None:
-        from . import pages
+        from .pages import page
 
         n_shards, detour = self.values.get("n_shards", 1), pipeline.trained_elsewhere(self.values)
         if n_shards > 1:
@@ -145,7 +147,7 @@ class Run:
             os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
         self._update("ok")
         order = pipeline.order(self.profile)
-        pages.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
+        page.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
         if "n_shards" in self.values:
             shards.settle(self.nb, self.profile, n_shards)
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ecmf_utils.paths import data_dir, read_json, reports_dir, write_json, write_text
+from ecmf_workflow.results import collect, is_labelled, problems, run_records, stale_inputs
+
 from . import scoreboard, study
-from .pages import TEMPLATES, css, duration, first_look, footer, readable, relink, run_facts, synthetic
-from .paths import data_dir, read_json, reports_dir, write_json, write_text
-from .results import collect, is_labelled, problems, run_records, stale_inputs
+from .page import TEMPLATES, css, duration, first_look, footer, readable, relink, run_facts, synthetic
 
 NAMED_CLIPS = 400  # of one problem; the rest is counted
 SHARD = re.compile(r"--(\d+)-of-(\d+)$")
@@ -56,7 +57,7 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
 
 
 def _members(profile: str) -> Sequence[str]:
-    from .params import load_profile, profile_names
+    from ecmf_utils.params import load_profile, profile_names
 
     # `folder-<source>` has no file of its own
     return load_profile(profile)["members"] if profile in profile_names() else ()

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import baselines, benchmark, exchange, features, metrics, official, spaces, training, workers
-from .features import Features
-from .findings import Findings
-from .linear import group_folds
-from .npz import label_corpus, load_npz
-from .paths import EcmfError
+from ecmf_utils import baselines, exchange, features, metrics, official, spaces, training, workers
+from ecmf_utils.features import Features
+from ecmf_utils.findings import Findings
+from ecmf_utils.linear import group_folds
+from ecmf_utils.npz import label_corpus, load_npz
+from ecmf_utils.paths import EcmfError
+
+from . import extraction
 
 LABEL_FILE, SPLITS = "track1_label_6way.npz", ("train_corpus", "test1_corpus")
 SHARES = (0.25, 0.21, 0.2, 0.16, 0.12, 0.06)  # of six classes; the fourth and fifth are alike
@@ -138,7 +140,7 @@ def _ours(source: Source, trials: int, settings: dict[str, Any], seed: int) -> d
 
 def _with_peak(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
     _warm()
-    return side(seed) | {"peak (MiB)": benchmark.peak_mib()}
+    return side(seed) | {"peak (MiB)": extraction.peak_mib()}
 
 
 def compare(
@@ -230,8 +232,8 @@ def _stacked(k: int, batch: int, axes: int, repeats: int) -> float:
     import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
 
-    from .fusion import Ecmf
-    from .optimisation import reproducible
+    from ecmf_utils.fusion import Ecmf
+    from ecmf_utils.optimisation import reproducible
 
     dims, n_classes = {f"branch{i}": axes for i in range(5)}, len(SHARES)
     x = {branch: torch.randn(batch, dim) for branch, dim in dims.items()}
@@ -264,7 +266,7 @@ def _stacked(k: int, batch: int, axes: int, repeats: int) -> float:
                 step()
 
         sides = partial(several, in_turn), partial(several, at_once)
-        one, other = benchmark.in_turns(*sides, repeats, time.process_time)
+        one, other = extraction.in_turns(*sides, repeats, time.process_time)
     return one / other
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from . import corpus, leakage
-from .build import Corpus
+from ecmf_utils import corpus, leakage
+from ecmf_utils.build import Corpus
 
 SHOWN = 20  # rows of a table
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from . import paths
-from .corpus import PROBLEMS
-from .paths import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
+from ecmf_utils import paths
+from ecmf_utils.corpus import PROBLEMS
+from ecmf_utils.paths import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
 
 SCHEMA_VERSION = 1
 SCORE_KEYS = (
@@ -30,6 +30,7 @@ TOLERANCES = {
     "seeds": 0,
     "clips": 0,
 }
+REFERENCES = Path(__file__).parent / "references"
 PROBLEM_COLUMNS = ["clip_id", "step", "code", "meaning", "detail"]
 
 
@@ -172,7 +173,7 @@ def finite(value: Any) -> Any:
 
 def reference_path(profile: str) -> Path:
     """Where the figures to compare with are kept."""
-    return paths.resource(f"reference-{profile}.json")
+    return REFERENCES / f"reference-{profile}.json"
 
 
 def write_reference(profile: str, tolerances: dict[str, float] | None = None) -> Path:

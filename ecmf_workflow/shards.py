@@ -8,8 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import params, pipeline
-from .paths import EcmfError, check_shard, data_dir, file_hash, read_json, reports_dir, shard_name, show, write_json
+from ecmf_utils import params, pipeline
+from ecmf_utils.paths import (
+    EcmfError,
+    check_shard,
+    data_dir,
+    file_hash,
+    read_json,
+    reports_dir,
+    shard_name,
+    show,
+    write_json,
+)
 
 MAX_SHARDS = 64  # each is a job, a page and a file that the next notebook opens
 KEY = re.compile(r"(--\d+-of-\d+)?")

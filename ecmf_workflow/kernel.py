@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .notebook import PACKAGE
-from .paths import ROOT, EcmfError, show, write_text
+from ecmf_utils.notebook import PACKAGE
+from ecmf_utils.paths import ROOT, EcmfError, show, write_text
 
 START_TIMEOUT_S = 300  # a busy machine may take long to start a kernel,
 OUTPUT_TIMEOUT_S = 120  # or to hand over a cell's outputs

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from .metrics import OURS, SEARCHED
-from .paths import read_json, reports_dir
-from .results import CLIP_KEYS, COST_KEYS, SCHEMA_VERSION, SEED_KEYS, finite, identity
+from ecmf_utils.metrics import OURS, SEARCHED
+from ecmf_utils.paths import read_json, reports_dir
+from ecmf_workflow.results import CLIP_KEYS, COST_KEYS, SCHEMA_VERSION, SEED_KEYS, finite, identity
 
 
 def read_members(members: Sequence[str]) -> dict[str, dict[str, Any]]:

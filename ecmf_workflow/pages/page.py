@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .paths import EcmfError, data_dir, read_json, show, write_text
+from ecmf_utils.paths import EcmfError, data_dir, read_json, show, write_text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MAX_PAGE_BYTES = 8_000_000
@@ -178,7 +178,7 @@ def synthetic(profile: str) -> str | None:
 
 def footer() -> str:
     """The last line of a page."""
-    from . import __version__
+    from ecmf_utils import __version__
 
     made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return f"Written by ecmf_utils {__version__} on {made}. This page loads nothing from outside."
@@ -231,6 +231,6 @@ def _thumbnail(encoded: str) -> str | None:
     image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=80, optimize=True)
-    from .paths import data_uri
+    from ecmf_utils.paths import data_uri
 
     return data_uri(packed.getvalue(), "image/jpeg")

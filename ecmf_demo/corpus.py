@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import paths, people, progress, scene, voice
-from .clipwriter import write_clip
+from ecmf_utils import paths, progress
+from ecmf_utils.clipwriter import write_clip
+from ecmf_utils.workers import parallel_map
+
+from . import film, people
 from .recipes import GENERATOR_VERSION, N_BLOCKS, plan
-from .workers import parallel_map
+from .speech import SAMPLE_RATE, Voice, loudness_of, make_voice, record, speak
 
 RECORD = "generated.jsonl"  # one line for each clip that is complete
 
@@ -70,12 +73,12 @@ def generate(
 
 
 @cache
-def speaker(seed: int, number: int) -> tuple[people.Identity, voice.Voice]:
+def speaker(seed: int, number: int) -> tuple[people.Identity, Voice]:
     """Face and voice of a speaker."""
     rng = np.random.default_rng([GENERATOR_VERSION, seed, 1_000_000 + number])
     # speakers of a block are ten numbers apart; the second term mixes voices and faces within it
     who = people.make_identity(rng, number + number // N_BLOCKS)
-    return who, voice.make_voice(rng, who.presents)
+    return who, make_voice(rng, who.presents)
 
 
 def make_clip(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -83,15 +86,15 @@ def make_clip(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     number = int(recipe["clip_id"][1:])
     rng = np.random.default_rng([GENERATOR_VERSION, recipe["seed"], number])
     who, speaks = speaker(recipe["seed"], recipe["speaker"])
-    speech = voice.speak(speaks, recipe["sentence"], recipe["shown_audio"], recipe["audio_intensity"], rng)
-    level = voice.loudness_of(voice.record(speech, 99, np.random.default_rng(0)))
-    sound = voice.record(speech, recipe["snr_db"], rng)
+    speech = speak(speaks, recipe["sentence"], recipe["shown_audio"], recipe["audio_intensity"], rng)
+    level = loudness_of(record(speech, 99, np.random.default_rng(0)))
+    sound = record(speech, recipe["snr_db"], rng)
     if recipe["hard_audio"] == "silent":
         sound = np.zeros_like(sound)
-    moments = np.arange(int(len(sound) / voice.SAMPLE_RATE * scene.FPS)) / scene.FPS
-    frames = scene.film(who, recipe, level[(moments * voice.SAMPLE_RATE).astype(int)], rng)
+    moments = np.arange(int(len(sound) / SAMPLE_RATE * film.FPS)) / film.FPS
+    frames = film.film(who, recipe, level[(moments * SAMPLE_RATE).astype(int)], rng)
     place = clip_path(folder, recipe["clip_id"])
-    path = write_clip(place, frames, scene.FPS, sound, voice.SAMPLE_RATE)
+    path = write_clip(place, frames, film.FPS, sound, SAMPLE_RATE)
     return dict(clip_id=recipe["clip_id"], recipe=paths.digest(recipe), bytes=path.stat().st_size)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import clipwriter, encoders, features, readers, workers
+from ecmf_utils import clipwriter, encoders, features, readers, workers
 
 SOUND_RATE = 16000
 # branch -> family and size of the random-weight model; what the names stand for is in `untrained`

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from .metrics import OURS, SEARCHED
-from .paths import data_uri
-from .results import COST_KEYS
+from ecmf_utils.metrics import OURS, SEARCHED
+from ecmf_utils.paths import data_uri
+from ecmf_workflow.results import COST_KEYS
 
 # the first that exists is shown open: test clips and known truth say most
 TABLES = (("test", "truth"), ("test", "observed"), ("oof", "truth"), ("oof", "observed"))
@@ -111,7 +111,7 @@ def difference_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     `holm` is p corrected for the number of rows. Of the first kind of truth that has any, as `TABLES` orders them;
     `title` names it.
     """
-    from .metrics import holm  # it brings SciPy's statistics, which few pages need
+    from ecmf_utils.metrics import holm  # it brings SciPy's statistics, which few pages need
 
     grouped = {kind: [row for row in rows if (row["split"], row["scored_on"]) == kind] for kind in TABLES}
     kind = next((kind for kind, some in grouped.items() if some), TABLES[0])
@@ -190,7 +190,7 @@ def _interval(row: dict[str, Any], style: str = ".3f") -> str:
 
 def forest(rows: list[dict[str, Any]]) -> str:
     """A forest plot of the rows of one table, as an inline picture."""
-    from . import score_plots, theme
+    from ecmf_utils import score_plots, theme
 
     rows = sorted(rows, key=_rank)  # so that a colour means the same in every report
     whole = _whole(rows)

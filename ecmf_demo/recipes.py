@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import paths
+from ecmf_utils import paths
 
 GENERATOR_VERSION = 1
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -107,7 +108,7 @@ def _give_sentences(recipes: list[dict[str, Any]], rng: np.random.Generator) -> 
 def sentences() -> dict[tuple[int, str], list[tuple[str, str]]]:
     """(block, emotion) -> (template, sentence) pairs of the committed list."""
     table: dict[tuple[int, str], list[tuple[str, str]]] = {}
-    with open(paths.resource("sentences.csv"), encoding="utf-8", newline="") as file:
+    with open(Path(__file__).parent / "data/sentences.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             table.setdefault((int(row["block"]), row["emotion"]), []).append((row["template"], row["sentence"]))
     return table

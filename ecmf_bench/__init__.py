@@ -1,0 +1,1 @@
+"""What only 90_benchmark measures: speed and cost against named references."""
