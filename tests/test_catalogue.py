@@ -238,7 +238,9 @@ def test_an_unknown_branch_is_one_line(capsys):
 
 def test_the_list_is_light():
     """No deep learning library is imported for it."""
-    code = "import sys; from ecmf_workflow import cli; cli.main(['encoders']); print({'torch', 'timm'} & {*sys.modules})"
+    code = (
+        "import sys; from ecmf_workflow import cli; cli.main(['encoders']); print({'torch', 'timm'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
 

@@ -1,7 +1,6 @@
 import pytest
 
-from ecmf_workflow import results
-from ecmf_workflow import cli, runner
+from ecmf_workflow import cli, results, runner
 
 from .small_notebooks import make_pipeline
 
