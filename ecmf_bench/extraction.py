@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecmf_utils import clipwriter, encoders, features, readers, workers
+from ecmf_utils import encoders, features, parallel
+from ecmf_utils.features import extraction
+from ecmf_utils.media import writing
 
 SOUND_RATE = 16000
 # branch -> family and size of the random-weight model; what the names stand for is in `untrained`
@@ -56,7 +58,7 @@ def make_clips(folder: Path, count: int, height: int, seed: int = 0, duration_s:
         length = duration_s * rng.uniform(2 / 3, 4 / 3)
         sound = rng.normal(0, 0.1, int(length * SOUND_RATE)).astype(np.float32)
         name = f"clip{i:03d}"
-        clipwriter.write_clip(folder / f"{name}.mp4", _moving(rng, int(length * 25), height), 25, sound, crf=28)
+        writing.write_clip(folder / f"{name}.mp4", _moving(rng, int(length * 25), height), 25, sound, crf=28)
         text = " ".join(rng.choice(WORDS, rng.integers(5, 16)))
         path = str(folder / f"{name}.mp4")
         row = {"clip_id": name, "video": path, "audio": None, "text": text, "duration_s": length}
@@ -87,9 +89,9 @@ def efficiency(
     """
     encoder = encoders.load(name, branch, device=device, **how)
     reader = _reader(branch, encoder)
-    rows = readers.distinct_texts(clips) if encoder.modality == "text" else clips
+    rows = features.distinct_texts(clips) if encoder.modality == "text" else clips
     ready = [encoder.ready(reader(row)) for row in rows.to_dict("records")]
-    parts = [ready[i : i + features.PART] for i in range(0, len(ready), features.PART)]
+    parts = [ready[i : i + extraction.PART] for i in range(0, len(ready), extraction.PART)]
     with tempfile.TemporaryDirectory() as folder:
         stores = (str(Path(folder) / str(i)) for i in range(repeats + 1))
         bare, whole = in_turns(
@@ -144,10 +146,10 @@ def _utilisation(call: Callable[[], Any], device: str) -> float | None:
 
 def _reader(branch: str, encoder: encoders.Encoder) -> Callable[[dict[str, Any]], Any]:
     if branch == "scene":
-        return partial(readers.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side())
+        return partial(features.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side())
     if branch == "audio":
-        return partial(readers.read_audio, sample_rate=encoder.sample_rate or SOUND_RATE)
-    return readers.read_text
+        return partial(features.read_audio, sample_rate=encoder.sample_rate or SOUND_RATE)
+    return features.read_text
 
 
 def peak_memory(counts: Sequence[int], name: str) -> pd.DataFrame:
@@ -158,7 +160,7 @@ def peak_memory(counts: Sequence[int], name: str) -> pd.DataFrame:
     DataFrame
         clips, peak (MiB), ratio to the first.
     """
-    peaks = [workers.alone(partial(_extract_made_up, name=name), n) for n in counts]
+    peaks = [parallel.alone(partial(_extract_made_up, name=name), n) for n in counts]
     table = pd.DataFrame({"clips": counts, "peak (MiB)": peaks})
     return table.assign(ratio=table["peak (MiB)"] / peaks[0])
 

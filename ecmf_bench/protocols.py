@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecmf_utils import baselines, exchange, features, metrics, official, spaces, training, workers
+from ecmf_utils import features, metrics, models, parallel
+from ecmf_utils.corpus.findings import Findings
+from ecmf_utils.corpus.readers.label_npz import label_corpus, load_npz
+from ecmf_utils.evaluation import official
 from ecmf_utils.features import Features
-from ecmf_utils.findings import Findings
-from ecmf_utils.linear import group_folds
-from ecmf_utils.npz import label_corpus, load_npz
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.files import EcmfError
+from ecmf_utils.models.linear import group_folds
+from ecmf_utils.models.search import searched
+from ecmf_utils.training import cross_validation
 
 from . import extraction
 
@@ -91,7 +94,7 @@ def _published(root: Path) -> tuple[Features, np.ndarray, Features, np.ndarray]:
     with tempfile.TemporaryDirectory() as store:
         clips = pd.concat(tables).rename(columns={"name": "clip_id"})[["clip_id"]]
         for i, folder in enumerate(folders):
-            exchange.import_features(store, f"branch{i}", folder, clips=clips)
+            features.import_features(store, f"branch{i}", folder, clips=clips)
         branches = [f"branch{i}" for i in range(len(folders))]
         parts = [features.load(store, branches, clip_ids=table["name"]) for table in tables]
     y = [table["label"].map(names.index).to_numpy(int) for table in tables]
@@ -104,7 +107,7 @@ def _published(root: Path) -> tuple[Features, np.ndarray, Features, np.ndarray]:
 def _warm() -> None:
     """Import what training needs: a second or more, once a process, which no evaluation is to be billed for."""
     train, y, _, _ = _made_up(Source(n_train=48, n_test=1, dims=(4,)))
-    model = baselines.make_model("ecmf", train.dims, len(SHARES), epochs=1)
+    model = models.make_model("ecmf", train.dims, len(SHARES), epochs=1)
     model.fit(train, np.eye(len(SHARES))[y], np.ones(len(y)), np.arange(len(y)))
 
 
@@ -127,12 +130,12 @@ def _ours(source: Source, trials: int, settings: dict[str, Any], seed: int) -> d
     start = time.process_time()
     n_classes = _n_classes(y, test_y)
     about = ("ecmf", train.dims, n_classes)
-    make = baselines.bind_model(*about, **settings)
+    make = models.bind_model(*about, **settings)
     if trials:
-        make = partial(spaces.searched, *about, n_trials=trials, **settings)
+        make = partial(searched, *about, n_trials=trials, **settings)
     folds = group_folds(y, groups, N_FOLDS, seed)
     targets, ones = np.eye(n_classes)[y], np.ones(len(y))
-    run = training.cross_validate(make, train, targets, ones, folds, groups, test, seeds=[seed])
+    run = cross_validation.cross_validate(make, train, targets, ones, folds, groups, test, seeds=[seed])
     spent = time.process_time() - start
     found = [metrics.weighted_f1(*pair) for pair in ((test_y, run.test), (y, run.oof))]
     return {"CPU s": spent, "test": found[0], "reported": found[1], "settled": found[1], "optimism": 0.0}
@@ -171,7 +174,7 @@ def compare(
 
 def epoch_cost(source: Source, repeats: int = 5) -> dict[str, float]:
     """CPU seconds of one epoch of the official protocol and of its bare arithmetic, medians measured in turns."""
-    return workers.alone(partial(_epoch_cost, source), repeats)
+    return parallel.alone(partial(_epoch_cost, source), repeats)
 
 
 def _epoch_cost(source: Source, repeats: int) -> dict[str, float]:
@@ -201,7 +204,7 @@ def scaling(counts: Sequence[int], n_branches: int = 5, dim: int = 256, epochs: 
 
 def _one_fit(source: Source, epochs: int, seed: int) -> dict[str, Any]:
     train, y, _, _ = source.read()
-    model = baselines.make_model("ecmf", train.dims, len(SHARES), epochs=epochs, patience=epochs)
+    model = models.make_model("ecmf", train.dims, len(SHARES), epochs=epochs, patience=epochs)
     groups = np.array([f"group{i // 20}" for i in range(len(y))])
     start = time.process_time()
     model.fit(train, np.eye(len(SHARES), dtype=np.float32)[y], np.ones(len(y)), groups, seed=seed)
@@ -224,7 +227,7 @@ def stacking(cases: Sequence[tuple[int, int]], axes: int = 64, repeats: int = 5)
     DataFrame
         fits, batch, times faster (CPU seconds in turn over stacked, medians measured in turns).
     """
-    rows = [workers.alone(partial(_stacked, *case, axes), repeats) for case in cases]
+    rows = [parallel.alone(partial(_stacked, *case, axes), repeats) for case in cases]
     return pd.DataFrame([{"fits": k, "batch": n, "times faster": row} for (k, n), row in zip(cases, rows, strict=True)])
 
 
@@ -232,8 +235,8 @@ def _stacked(k: int, batch: int, axes: int, repeats: int) -> float:
     import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
 
-    from ecmf_utils.fusion import Ecmf
-    from ecmf_utils.optimisation import reproducible
+    from ecmf_utils.models.classifier import reproducible
+    from ecmf_utils.models.ecmf import Ecmf
 
     dims, n_classes = {f"branch{i}": axes for i in range(5)}, len(SHARES)
     x = {branch: torch.randn(batch, dim) for branch, dim in dims.items()}
@@ -271,4 +274,4 @@ def _stacked(k: int, batch: int, axes: int, repeats: int) -> float:
 
 
 def _run(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
-    return workers.alone(partial(_with_peak, side), seed)
+    return parallel.alone(partial(_with_peak, side), seed)

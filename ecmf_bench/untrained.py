@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ecmf_utils.paths import EcmfError
-from ecmf_utils.pretrained import mend_torchvision
+from ecmf_utils.encoders.pretrained import mend_torchvision
+from ecmf_utils.files import EcmfError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecmf_utils import paths, progress
-from ecmf_utils.clipwriter import write_clip
-from ecmf_utils.workers import parallel_map
+from ecmf_utils import files, progress
+from ecmf_utils.media.writing import write_clip
+from ecmf_utils.parallel import parallel_map
 
 from . import film, people
 from .recipes import GENERATOR_VERSION, N_BLOCKS, plan
@@ -62,13 +62,13 @@ def generate(
     folder = Path(folder).resolve()
     recipes = plan(n_train, n_test, n_unlabelled, seed, n_speakers)
     done = _read_record(folder)
-    wanted = {recipe["clip_id"]: paths.digest(recipe) for recipe in recipes}
+    wanted = {recipe["clip_id"]: files.digest(recipe) for recipe in recipes}
     kept = {name for name, key in wanted.items() if _is_complete(folder, done.get(name), key)}
     _forget(folder, set(done) - kept)
     missing = [recipe for recipe in recipes if recipe["clip_id"] not in kept]
     made = parallel_map(partial(make_clip, folder), missing, n_workers if len(missing) > 1 else 1)
     for entry in progress.track(made, len(missing), "clips"):
-        paths.append_line(folder / RECORD, entry, "complete clips are kept")
+        files.append_line(folder / RECORD, entry, "complete clips are kept")
     return _tables(folder, recipes)
 
 
@@ -95,7 +95,7 @@ def make_clip(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     frames = film.film(who, recipe, level[(moments * SAMPLE_RATE).astype(int)], rng)
     place = clip_path(folder, recipe["clip_id"])
     path = write_clip(place, frames, film.FPS, sound, SAMPLE_RATE)
-    return dict(clip_id=recipe["clip_id"], recipe=paths.digest(recipe), bytes=path.stat().st_size)
+    return dict(clip_id=recipe["clip_id"], recipe=files.digest(recipe), bytes=path.stat().st_size)
 
 
 def clip_path(folder: Path, clip_id: str) -> Path:
@@ -104,7 +104,7 @@ def clip_path(folder: Path, clip_id: str) -> Path:
 
 def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
     """The record of complete clips."""
-    return {entry["clip_id"]: entry for entry in paths.read_lines(folder / RECORD) if "clip_id" in entry}
+    return {entry["clip_id"]: entry for entry in files.read_lines(folder / RECORD) if "clip_id" in entry}
 
 
 def _is_complete(folder: Path, entry: dict[str, Any] | None, key: str) -> bool:

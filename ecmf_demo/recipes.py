@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_utils import paths
+from ecmf_utils import files
 
 GENERATOR_VERSION = 1
 EMOTIONS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -42,7 +42,7 @@ HARD = dict(  # share of the corpus, and the kinds it is dealt to in turn
 def plan(n_train: int, n_test: int, n_unlabelled: int, seed: int, n_speakers: int) -> list[dict[str, Any]]:
     """The recipe of every clip: who speaks, what is true, what each modality shows, what is hard."""
     if min(n_train, n_test, n_unlabelled) < 0 or n_train + n_test + n_unlabelled == 0 or n_speakers < N_BLOCKS:
-        raise paths.EcmfError(
+        raise files.EcmfError(
             f"a corpus of {n_train} + {n_test} + {n_unlabelled} clips by {n_speakers} speakers cannot be "
             f"made: give at least one clip and {N_BLOCKS} speakers"
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.files import EcmfError
 
 SAMPLE_RATE = 16000
 LEAD_S, TAIL_S = 0.15, 0.25  # silence around the speech

@@ -20,14 +20,10 @@ PACKAGES = ("ecmf_utils", "ecmf_demo", "ecmf_bench", "ecmf_workflow")
 # Modules and packages that decide how a notebook runs but not what comes out of it: editing them reruns nothing.
 MACHINERY = (
     "ecmf_utils.code",
+    "ecmf_utils.files",
     "ecmf_utils.notebook",
-    "ecmf_utils.pipeline",
-    "ecmf_utils.params",
-    "ecmf_utils.cells",
+    "ecmf_utils.parallel",
     "ecmf_utils.progress",
-    "ecmf_utils.course",
-    "ecmf_utils.paths",
-    "ecmf_utils.workers",
     "ecmf_workflow",
 )
 ENTRY_POINT = re.compile(r"(\w+(?:\.\w+)+):\w+")  # a function found by name: "ecmf_demo.corpus:read"

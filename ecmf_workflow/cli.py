@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ecmf_utils import cells, params, paths, pipeline
-from ecmf_utils.paths import EcmfError, data_dir, given_path, own_name, reports_dir, show
+from ecmf_utils import files
+from ecmf_utils.files import EcmfError, data_dir, given_path, own_name, reports_dir, show
+from ecmf_utils.notebook import parameters, profiles, steps
 
 EXAMPLES = """examples:
   ecmf reproduce demo
@@ -45,34 +46,34 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _corpus(options: argparse.Namespace) -> int:
-    from ecmf_utils import build, exchange
+    from ecmf_utils import corpus, features
 
     from . import corpus_summary
 
-    profile, sets = params.prepare(options.profile, options.set)
-    params.check_sets(sets, [params.START])
-    made = build.build(profile, params.resolve(params.START, profile, sets), exchange.import_features)
+    profile, sets = profiles.prepare(options.profile, options.set)
+    profiles.check_sets(sets, [profiles.START])
+    made = corpus.build(profile, profiles.resolve(profiles.START, profile, sets), features.import_features)
     print(corpus_summary.summary(made))
     print(f"\nManifest: {show(data_dir(profile) / 'clips.parquet')}")
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    from ecmf_utils import corpus, exchange
+    from ecmf_utils import corpus, features
 
     profile = options.profile
-    branches = params.load_profile(profile)["branches"]
+    branches = profiles.load_profile(profile)["branches"]
     pairs = [(branch, given_path(path)) for branch, path in map(_pair, options.features)]
     for branch, path in pairs:
         if branch not in branches:
-            raise paths.unknown("branch", branch, branches, f"profile {profile}")
+            raise files.unknown("branch", branch, branches, f"profile {profile}")
         own_name(branch)
         if not path.exists():
             raise EcmfError(f"{path}: no such folder or table of features")
     clips = corpus.read_clips(profile)
     for branch, path in pairs:
         how = {"clips": clips, "id_column": options.id_column, "pooling": options.pooling}
-        summary = exchange.import_features(profile, branch, path, **how)
+        summary = features.import_features(profile, branch, path, **how)
         print("\n".join([summary.to_string(index=False), *summary.attrs["lines"]]), flush=True)
     return 0
 
@@ -85,15 +86,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from ecmf_utils import exchange, selection
+    from ecmf_utils.features import store
+    from ecmf_utils.features.published import exchange
 
-    known = params.load_profile(options.profile)["branches"]
-    there = [
-        b for b in known if "@" not in b and (selection.branch_folder(options.profile, b) / "selected.json").exists()
-    ]
+    known = profiles.load_profile(options.profile)["branches"]
+    there = [b for b in known if "@" not in b and (store.branch_folder(options.profile, b) / "selected.json").exists()]
     for branch in options.branches or there or known:
         if branch not in known:
-            raise paths.unknown("branch", branch, known, f"profile {options.profile}")
+            raise files.unknown("branch", branch, known, f"profile {options.profile}")
         how = {"suffix": options.suffix, "overwrite": options.overwrite}
         written = exchange.export_features(options.profile, branch, given_path(options.to), **how)
         print("\n".join([written.to_string(index=False), *written.attrs["lines"]]), flush=True)
@@ -105,7 +105,7 @@ def _export(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from . import results
 
-    members = params.load_profile(options.profile)["members"]
+    members = profiles.load_profile(options.profile)["members"]
     moved = [f"{name}: {line}" for name in members for line in results.verify(name)]
     moved += [] if members else results.verify(options.profile)
     for line in moved:
@@ -117,28 +117,28 @@ def _verify(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     from .pages import index
 
-    members = params.load_profile(options.profile)["members"]
+    members = profiles.load_profile(options.profile)["members"]
     for name in members:
         if (reports_dir(name) / "runs").exists():
-            index.build_index(name, pipeline.order(name))
-    order = [] if members else pipeline.order(options.profile)
+            index.build_index(name, steps.order(name))
+    order = [] if members else steps.order(options.profile)
     print(f"Report: {show(index.build_index(options.profile, order))}")
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     print("notebooks")
-    for name in cells.notebook_names():
-        step = pipeline.STEPS.get(name)
+    for name in parameters.notebook_names():
+        step = steps.STEPS.get(name)
         print(f"  {name:<20} {step.title if step else ''}")
     print("profiles")
-    for name in params.profile_names():
-        print(f"  {name:<20} {params.load_profile(name)['description']}")
+    for name in profiles.profile_names():
+        print(f"  {name:<20} {profiles.load_profile(name)['description']}")
     return 0
 
 
 def _encoders(options: argparse.Namespace) -> int:
-    from ecmf_utils import catalogue
+    from ecmf_utils.encoders import catalogue
 
     found = catalogue.list_encoders(options.branch)
     rows = json.loads(found.to_json(orient="records"))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ecmf_utils import corpus, leakage
-from ecmf_utils.build import Corpus
+from ecmf_utils import corpus
+from ecmf_utils.corpus.building import Corpus
 
 SHOWN = 20  # rows of a table
 
@@ -33,7 +33,7 @@ def summary(made: Corpus) -> str:
     if len(problems := corpus.count_problems(clips)):
         parts.append(("Problems", problems.set_index("problem")))
     if len(made.shared):
-        parts.append(("Shared across splits or folds", leakage.summarise_leaks(made.shared)))
+        parts.append(("Shared across splits or folds", corpus.summarise_leaks(made.shared)))
     if len(made.folds):
         parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
     text = "\n\n".join(f"{title}\n{_short(table)}" for title, table in parts)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecmf_utils.notebook import PACKAGE
-from ecmf_utils.paths import ROOT, EcmfError, show, write_text
+from ecmf_utils.code import PARENT
+from ecmf_utils.files import ROOT, EcmfError, show, write_text
 
 START_TIMEOUT_S = 300  # a busy machine may take long to start a kernel,
 OUTPUT_TIMEOUT_S = 120  # or to hand over a cell's outputs
@@ -95,7 +95,7 @@ def kernel_manager(log: Path, folder: str) -> type:
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(PARENT), os.environ.get("PYTHONPATH")]))
 
     class OwnKernel(AsyncKernelManager):
         kernel_spec = KernelSpec(

@@ -19,8 +19,9 @@ from typing import Any, NoReturn, TextIO
 import psutil
 from filelock import FileLock, Timeout
 
-from ecmf_utils import notebook, params, pipeline, workers
-from ecmf_utils.paths import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
+from ecmf_utils import parallel
+from ecmf_utils.files import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
+from ecmf_utils.notebook import profiles, startup, steps
 from ecmf_utils.progress import LINE, NEW_LINE
 from ecmf_workflow.pages.page import duration
 
@@ -64,20 +65,20 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
     """
     from ecmf_workflow.pages.index import build_index
 
-    profile, sets = params.prepare(profile, sets)
-    if members := params.load_profile(profile)["members"]:
+    profile, sets = profiles.prepare(profile, sets)
+    if members := profiles.load_profile(profile)["members"]:
         failed = [member for member in _in_turn(profile, members) if _failed(member, sets, cores, dry_run)]
         if not dry_run:
             print(f"Report: {show(build_index(profile))}")
         return 1 if failed else 0
-    params.check_sets(sets, pipeline.order(profile))
-    shards.counts(profile, sets, pipeline.order(profile))  # a number that cannot be is refused at once
-    cores = cores or workers.cpu_count()
+    profiles.check_sets(sets, steps.order(profile))
+    shards.counts(profile, sets, steps.order(profile))  # a number that cannot be is refused at once
+    cores = cores or parallel.cpu_count()
     with _only_one(profile):
         _sweep(data_dir(profile))
         follower = Follower(profile, dry_run)
         code = 0 if dry_run else _corpus_first(profile, sets, cores, follower)
-        order = pipeline.order(profile)
+        order = steps.order(profile)
         if not code:
             code = _snakemake(profile, sets, outdated(profile, sets, order), cores, dry_run, follower)
         if dry_run:
@@ -114,13 +115,13 @@ def _failed(member: str, sets: Sequence[str], cores: int, dry_run: bool) -> bool
 
 def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follower) -> int:
     """Read a real corpus before the rest is planned: what it holds decides what can be trained."""
-    start = params.START
-    settings = params.resolve(start, profile, params.sets_for(start, sets))
+    start = profiles.START
+    settings = profiles.resolve(start, profile, profiles.sets_for(start, sets))
     changed = outdated(profile, sets, [start])
-    there = all(path.exists() for path in pipeline.writes(start, profile))
-    if settings.get("kind", params.GENERATED) == params.GENERATED or (there and not changed):
+    there = all(path.exists() for path in steps.writes(start, profile))
+    if settings.get("kind", profiles.GENERATED) == profiles.GENERATED or (there and not changed):
         return 0
-    page = str(pipeline.html_path(start, profile))
+    page = str(steps.html_path(start, profile))
     return _snakemake(profile, sets, changed, cores, False, follower, page)
 
 
@@ -132,12 +133,12 @@ def outdated(profile: str, sets: Sequence[str], order: Sequence[str]) -> list[st
     """
     found = []
     for nb in order:
-        now = params.resolve(nb, profile, params.sets_for(nb, sets))
-        keys = pipeline.shard_keys(now.get("n_shards", 1))
+        now = profiles.resolve(nb, profile, profiles.sets_for(nb, sets))
+        keys = steps.shard_keys(now.get("n_shards", 1))
         if len(keys) == 1:
             found += [nb] if _is_outdated(nb, profile, now) else []
             continue
-        made = notebook.made_path(nb, profile)
+        made = startup.made_path(nb, profile)
         replaced = made.exists() and not _same(read_json(made)["parameters"] | {"shard": 0}, now)
         for shard, key in enumerate(keys):  # after a run of another kind, all of them again
             if replaced or _is_outdated(nb, profile, now | {"shard": shard}, key):
@@ -146,9 +147,9 @@ def outdated(profile: str, sets: Sequence[str], order: Sequence[str]) -> list[st
 
 
 def _is_outdated(nb: str, profile: str, now: dict[str, Any], key: str = "") -> bool:
-    made, record = notebook.made_path(nb, profile, key), pipeline.run_dir(nb, profile, key) / "run.json"
+    made, record = startup.made_path(nb, profile, key), steps.run_dir(nb, profile, key) / "run.json"
     last = read_json(made) if made.exists() else None
-    if last and not (_same(last["parameters"], now) and last["fingerprint"] == notebook.fingerprint(nb)):
+    if last and not (_same(last["parameters"], now) and last["fingerprint"] == startup.fingerprint(nb)):
         return True
     return record.exists() and read_json(record)["status"] != "ok"
 
@@ -159,7 +160,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _decisive(values: dict[str, Any]) -> str:
-    kept = {name: value for name, value in values.items() if name not in notebook.EXECUTION}
+    kept = {name: value for name, value in values.items() if name not in startup.EXECUTION}
     return json.dumps(kept, sort_keys=True)
 
 
@@ -208,7 +209,7 @@ def _snakemake(
         f"profile={profile}",
         f"sets={json.dumps(list(sets))}",
     ]
-    env = notebook.child_env(ECMF_PARENT=runner.parent_mark(), ECMF_MARK="1")
+    env = startup.child_env(ECMF_PARENT=runner.parent_mark(), ECMF_MARK="1")
     write_text(log_path(profile), "")
     with open(log_path(profile), "w", encoding="utf-8") as log:
         process = subprocess.Popen(
@@ -228,7 +229,7 @@ def _snakemake(
 def _target(name: str, profile: str) -> str:
     """What Snakemake calls a run: a notebook has a rule of its own, a shard only its page."""
     nb, dashes, key = name.partition("--")
-    return str(pipeline.html_path(nb, profile, dashes + key)) if key else f"nb_{nb}"
+    return str(steps.html_path(nb, profile, dashes + key)) if key else f"nb_{nb}"
 
 
 def _follow(process: subprocess.Popen[str], log: TextIO, follower: Follower) -> None:
@@ -307,7 +308,7 @@ class Follower:
             self.planned[row[1]] = int(row[2])
         elif line.startswith("total ") and not self.quiet and self.planned:
             left = [nb for nb in self.planned if nb not in self.done]
-            runs, total = sum(self.planned[nb] for nb in left), len(pipeline.order(self.profile))
+            runs, total = sum(self.planned[nb] for nb in left), len(steps.order(self.profile))
             split = f" in {runs} runs" if runs > len(left) else ""
             print(f"{self.profile}: {len(left)} of {total} notebooks to run{split}", flush=True)
         elif line.startswith("ecmf: "):
@@ -384,7 +385,7 @@ class Follower:
             print(f"Failed: {', '.join(self.failed)}{because} (log: {log})", file=sys.stderr)
         elif not self.planned and not code:
             print(f"{self.profile}: nothing to do, everything is up to date")
-        why = pipeline.why_untrained(self.profile)
+        why = steps.why_untrained(self.profile)
         if why and not code:
             print(f"Nothing was trained: {why}")
         print(f"Report: {show(reports_dir(self.profile) / 'index.html')}", flush=True)

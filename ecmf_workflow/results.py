@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from ecmf_utils import paths
-from ecmf_utils.corpus import PROBLEMS
-from ecmf_utils.paths import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
+from ecmf_utils import files
+from ecmf_utils.corpus.manifest import PROBLEMS
+from ecmf_utils.files import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
 
 SCHEMA_VERSION = 1
 SCORE_KEYS = (
@@ -56,11 +56,11 @@ def stale_inputs(record: dict[str, Any], profile: str) -> list[str]:
     changed = []
     written = reports_dir(profile) / "runs" / record["name"] / "run.json"
     for name, known in (record.get("inputs") or {}).items():
-        path = paths.ROOT / name
+        path = files.ROOT / name
         if not path.exists():
             changed.append(f"{name} is gone")
         elif path.is_file() and path.stat().st_mtime > written.stat().st_mtime:
-            if paths.file_hash(path) != known:
+            if files.file_hash(path) != known:
                 changed.append(f"{name} has changed")
     return changed
 
@@ -182,7 +182,7 @@ def write_reference(profile: str, tolerances: dict[str, float] | None = None) ->
     kept = {key: fresh[key] for key in ("schema_version", "profile", "clips")}
     figures = (*SCORE_KEYS, *SEED_KEYS)  # costs are another machine's
     kept["scores"] = [{key: row[key] for key in figures if key in row} for row in fresh["scores"]]
-    return paths.write_json(reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept})
+    return files.write_json(reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept})
 
 
 def verify(profile: str) -> list[str]:

@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 import psutil
 from filelock import FileLock, Timeout
 
-from ecmf_utils import cells, params, pipeline, workers
-from ecmf_utils.notebook import TINY, device, fingerprint
-from ecmf_utils.paths import ROOT, EcmfError, file_hash, show, write_json
+from ecmf_utils import parallel
+from ecmf_utils.files import ROOT, EcmfError, file_hash, show, write_json
+from ecmf_utils.notebook import device, parameters, profiles, steps
+from ecmf_utils.notebook.startup import TINY, fingerprint
 
 from . import kernel, shards
 
@@ -60,23 +61,23 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     EcmfError
         Refused before a kernel starts: unknown names, wrong types, missing earlier outputs.
     """
-    nb = cells.notebook_name(name)
-    profile, sets = params.prepare(profile, sets)
-    values = params.resolve(nb, profile, sets)
+    nb = parameters.notebook_name(name)
+    profile, sets = profiles.prepare(profile, sets)
+    values = profiles.resolve(nb, profile, sets)
     shards.check(nb, values)
     if profile != TINY:
         _check_branch(nb, profile)
-        pipeline.require(nb, profile, pipeline.trained_elsewhere(values))
+        steps.require(nb, profile, steps.trained_elsewhere(values))
     follow_parent()
-    key = pipeline.run_key(values)
+    key = steps.run_key(values)
     with _alone(nb, profile, key):
         return Run(nb, profile, values, key).execute()
 
 
 def _check_branch(nb: str, profile: str) -> None:
     """Refuse to extract a branch that the profile does not have, or has imported."""
-    step = pipeline.STEPS.get(nb)
-    makers = pipeline.branch_notebooks(profile)
+    step = steps.STEPS.get(nb)
+    makers = steps.branch_notebooks(profile)
     if step and step.branch and step.branch not in makers:
         raise EcmfError(
             f"{nb} is not run by profile {profile}: the branches that it extracts are "
@@ -101,8 +102,8 @@ class Run:
 
     def __init__(self, nb: str, profile: str, values: dict[str, Any], key: str = "") -> None:
         self.nb, self.profile, self.values, self.name = nb, profile, values, nb + key
-        self.html = pipeline.html_path(nb, profile, key)
-        self.copy = pipeline.run_dir(nb, profile, key) / "executed.ipynb"
+        self.html = steps.html_path(nb, profile, key)
+        self.copy = steps.run_dir(nb, profile, key) / "executed.ipynb"
         self.began = time.monotonic()
         self.peak = 0.0
         self.record: dict[str, Any] = {
@@ -114,7 +115,7 @@ class Run:
             **git_state(),
             "versions": versions(),
             "fingerprint": fingerprint(nb),
-            "inputs": {show(p): file_hash(p) for p in pipeline.reads(nb, profile) if p.exists()},
+            "inputs": {show(p): file_hash(p) for p in steps.reads(nb, profile) if p.exists()},
         }
 
     def execute(self) -> int:
@@ -124,7 +125,7 @@ class Run:
         with self._signals(), self._memory():
             try:
                 bar = sys.stderr.isatty() and not followed()
-                kernel.execute(cells.notebook_path(self.nb), self.copy, self.values, bar)
+                kernel.execute(parameters.notebook_path(self.nb), self.copy, self.values, bar)
                 self._publish()
             except kernel.Failure as failure:
                 return self._end(failure.status, str(failure))
@@ -138,15 +139,15 @@ class Run:
     def _publish(self) -> None:
         from .pages import page
 
-        n_shards, detour = self.values.get("n_shards", 1), pipeline.trained_elsewhere(self.values)
+        n_shards, detour = self.values.get("n_shards", 1), steps.trained_elsewhere(self.values)
         if n_shards > 1:
             shards.note(self.nb, self.profile, self.values)
-        for path in [] if detour or n_shards > 1 else pipeline.writes(self.nb, self.profile):
+        for path in [] if detour or n_shards > 1 else steps.writes(self.nb, self.profile):
             if not path.exists():
                 raise EcmfError(f"ended without writing {show(path)}")
             os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
         self._update("ok")
-        order = pipeline.order(self.profile)
+        order = steps.order(self.profile)
         page.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
         if "n_shards" in self.values:
             shards.settle(self.nb, self.profile, n_shards)
@@ -177,7 +178,7 @@ class Run:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def stop(number: int, _: Any) -> NoReturn:
-            workers.kill_children()
+            parallel.kill_children()
             name = signal.Signals(number).name
             self._end("interrupted", f"{self.name}: interrupted by {name}; run it again to go on")
             os._exit(128 + number)
@@ -216,7 +217,7 @@ def children_mb() -> float:
 @contextmanager
 def _alone(nb: str, profile: str, key: str) -> Iterator[None]:
     """Wait while another process runs the same notebook of the same profile."""
-    path = pipeline.run_dir(nb, profile, key) / ".lock"
+    path = steps.run_dir(nb, profile, key) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0)
@@ -241,9 +242,9 @@ def follow_parent() -> None:
     """End with the process that `ECMF_PARENT` names, if it is one of this machine."""
     pid, _, host = os.environ.get("ECMF_PARENT", "").partition("@")
     if pid and host in ("", socket.gethostname()):
-        workers.die_with_parent(int(pid))
+        parallel.die_with_parent(int(pid))
         if followed():  # then Snakemake stands between that process and this one
-            workers.die_with_parent()
+            parallel.die_with_parent()
 
 
 def followed() -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ecmf_utils import params, pipeline
-from ecmf_utils.paths import (
+from ecmf_utils.files import (
     EcmfError,
     check_shard,
     data_dir,
@@ -20,6 +19,7 @@ from ecmf_utils.paths import (
     show,
     write_json,
 )
+from ecmf_utils.notebook import profiles, steps
 
 MAX_SHARDS = 64  # each is a job, a page and a file that the next notebook opens
 KEY = re.compile(r"(--\d+-of-\d+)?")
@@ -35,7 +35,7 @@ def counts(profile: str, sets: Sequence[str], notebooks: Sequence[str]) -> dict[
     """
     found = {}
     for nb in notebooks:
-        values = params.resolve(nb, profile, params.sets_for(nb, sets))
+        values = profiles.resolve(nb, profile, profiles.sets_for(nb, sets))
         check(nb, values)
         if values.get("shard"):
             raise EcmfError(
@@ -57,7 +57,7 @@ def check(nb: str, values: Mapping[str, Any]) -> None:
 
 def written(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
     """The file of one shard, which lies beside or below what the whole notebook writes."""
-    whole = pipeline.writes(nb, profile)[0]
+    whole = steps.writes(nb, profile)[0]
     folder = whole.parent
     if whole.name == "selected.json":
         chosen = read_json(whole, nb)
@@ -71,20 +71,20 @@ def note(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
     if not path.exists():
         raise EcmfError(f"ended without writing {show(path)}")
     about = {"file": str(path.relative_to(data_dir(profile))), "hash": file_hash(path)}
-    return write_json(pipeline.note_path(nb, profile, pipeline.run_key(values)), about)
+    return write_json(steps.note_path(nb, profile, steps.run_key(values)), about)
 
 
 def forget(nb: str, profile: str) -> None:
     """Drop the notes of shards whose file is gone, so that they are run again."""
-    for path in pipeline.note_path(nb, profile, "").parent.glob(f"{nb}--*.done.json"):
+    for path in steps.note_path(nb, profile, "").parent.glob(f"{nb}--*.done.json"):
         if not (data_dir(profile) / read_json(path)["file"]).exists():
             path.unlink(missing_ok=True)
 
 
 def settle(nb: str, profile: str, n_shards: int) -> None:
     """Remove pages, records and notes that runs in another number of shards have left."""
-    own = {nb + key for key in pipeline.shard_keys(n_shards)}
-    reports, made = reports_dir(profile), pipeline.note_path(nb, profile, "").parent
+    own = {nb + key for key in steps.shard_keys(n_shards)}
+    reports, made = reports_dir(profile), steps.note_path(nb, profile, "").parent
     found = [*reports.glob(f"{nb}*.html"), *(reports / "runs").glob(f"{nb}*"), *made.glob(f"{nb}--*.json")]
     for path in found:
         name = path.name.partition(".")[0]

@@ -40,7 +40,7 @@ def make_clip(path, seconds=1.2, fps=12, sound=True, size=(120, 160)):
     """Write an mp4 of a moving square (and a 220 Hz tone)."""
     import numpy as np
 
-    from ecmf_utils.clipwriter import write_clip
+    from ecmf_utils.media.writing import write_clip
 
     frames = np.full((int(seconds * fps), *size, 3), 90, np.uint8)
     for i, frame in enumerate(frames):
@@ -53,9 +53,9 @@ def make_clip(path, seconds=1.2, fps=12, sound=True, size=(120, 160)):
 
 def build(profile="p", **settings):
     """The corpus that `00_start_here` would make with these parameters."""
-    from ecmf_utils import build as ecmf_utils_build
-    from ecmf_utils import exchange, params
+    from ecmf_utils import corpus, features
+    from ecmf_utils.notebook import profiles
 
-    values = params.resolve("00_start_here", "tiny") | {"kind": "folder", "n_workers": 1}
+    values = profiles.resolve("00_start_here", "tiny") | {"kind": "folder", "n_workers": 1}
     values |= {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return ecmf_utils_build.build(profile, values, exchange.import_features)
+    return corpus.build(profile, values, features.import_features)

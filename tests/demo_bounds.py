@@ -30,8 +30,10 @@ from sklearn.preprocessing import StandardScaler
 
 from ecmf_demo import corpus
 from ecmf_demo.recipes import EMOTIONS
-from ecmf_utils import encoders, enrich, faces, media
-from ecmf_utils.workers import parallel_map
+from ecmf_utils import encoders, enrichment, media
+from ecmf_utils.encoders import loading
+from ecmf_utils.media import faces, reading
+from ecmf_utils.parallel import parallel_map
 
 LOWEST, HIGHEST, GAIN = 0.30, 0.70, 0.08
 N_FOLDS, N_FRAMES = 4, 12
@@ -44,7 +46,7 @@ Vectors = list[np.ndarray | None]
 
 def media_vectors(video: str) -> dict[str, np.ndarray | None]:
     """Utterance vectors of scene, face and audio of one clip; None where there is nothing to encode."""
-    times = media.frame_times(media.probe(video)["duration_s"], N_FRAMES)
+    times = media.frame_times(reading.probe(video)["duration_s"], N_FRAMES)
     frames, _ = media.read_frames(video, times, max_side=320)
     _, crops = faces.detect_in_clip(video)
     inputs = dict(scene=frames, face=crops if len(crops) else None, audio=sound_of(video))
@@ -53,12 +55,12 @@ def media_vectors(video: str) -> dict[str, np.ndarray | None]:
 
 def sound_of(video: str) -> np.ndarray | None:
     sound = media.read_audio(video)
-    return sound if np.abs(sound).max() > media.SILENCE else None
+    return sound if np.abs(sound).max() > reading.SILENCE else None
 
 
 def vector(branch: str, value: Any) -> np.ndarray:
     """Encode one input and pool it over time."""
-    return encoders.pool(encoder_of(branch).encode([value])[0], POOLING[branch])
+    return loading.pool(encoder_of(branch).encode([value])[0], POOLING[branch])
 
 
 @cache
@@ -69,7 +71,7 @@ def encoder_of(branch: str) -> encoders.Encoder:
 def text_vectors(texts: list[str | None], branch: str) -> Vectors:
     """Sentence vectors; each distinct sentence is encoded once."""
     encoder, known = encoder_of(branch), sorted({text for text in texts if text})
-    pooled = [encoders.pool(rows, POOLING[branch]) for rows in encoder.encode(known)]
+    pooled = [loading.pool(rows, POOLING[branch]) for rows in encoder.encode(known)]
     table = dict(zip(known, pooled, strict=True))
     return [table[text] if text else None for text in texts]
 
@@ -78,8 +80,8 @@ def enriched_texts(texts: list[str | None]) -> list[str | None]:
     """The recorded answers of the language model, as the context branch reads them."""
     labels = list(EMOTIONS)
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, ECMF_DATA=folder):
-        answers = enrich.enrich("bounds", [text for text in texts if text], labels).set_index("text")
-    return [enrich.render_answer(answers.loc[text].to_dict(), labels) if text else None for text in texts]
+        answers = enrichment.enrich("bounds", [text for text in texts if text], labels).set_index("text")
+    return [enrichment.render_answer(answers.loc[text].to_dict(), labels) if text else None for text in texts]
 
 
 def features(clips: pd.DataFrame, n_workers: int) -> dict[str, Vectors]:

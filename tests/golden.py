@@ -16,8 +16,9 @@ import sys
 
 import numpy as np
 
-from ecmf_utils import baselines, features, selection
-from ecmf_utils.paths import data_dir, read_parquet, reports_dir
+from ecmf_utils import features, models
+from ecmf_utils.files import data_dir, read_parquet, reports_dir
+from ecmf_utils.models import registry
 
 from .made_up import group_numbers, make_branches, one_hot
 
@@ -57,7 +58,7 @@ def hash_profile(profile):
     """Name to hash for everything that the notebooks of a profile have computed."""
     data, hashes = data_dir(profile), {}
     for folder in sorted((data / "features").glob("*")):
-        branch, chosen = folder.name, selection.read_selected(profile, folder.name)
+        branch, chosen = folder.name, features.read_selected(profile, folder.name)
         status = features.read_status(profile, [branch])
         hashes[f"features/{branch}/status"] = digest_table(status, ["clip_id"])
         table = features.load(profile, [branch])
@@ -85,8 +86,8 @@ def hash_models():
     table, _, given, groups = make_branches(noise=0.2)
     folds, hashes = group_numbers(groups), {}
     training, held_out = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
-    for name in sorted({*baselines.NETWORKS, *baselines.LINEAR}):
-        model = baselines.make_model(name, table.dims, 4, **({"epochs": 5} if baselines.has_epochs(name) else {}))
+    for name in sorted({*registry.NETWORKS, *registry.LINEAR}):
+        model = models.make_model(name, table.dims, 4, **({"epochs": 5} if registry.has_epochs(name) else {}))
         weights = np.ones(len(training))
         model.fit(features.take_clips(table, training), one_hot(given[training]), weights, groups[training], seed=0)
         proba, branch_weights = model.predict(features.take_clips(table, held_out))

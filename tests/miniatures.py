@@ -17,7 +17,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ecmf_utils import clipwriter, media
+from ecmf_utils import media
+from ecmf_utils.media import reading, writing
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 SEVEN = ("neutral", "joy", "sadness", "anger", "surprise", "fear", "disgust")
@@ -51,7 +52,7 @@ def _cheap_clip(path, i, seconds):
         frame[20:60, 5 * i % 60 + 3 * t : 5 * i % 60 + 3 * t + 30] = (200, 40 + 25 * (i % 8), 60)
     time = np.arange(int(16000 * seconds)) / 16000
     tone = 0.2 * np.sin(2 * np.pi * (180 + 45 * i) * time * (1 + 0.1 * time))
-    return clipwriter.write_clip(path, frames, 12, tone.astype(np.float32), 16000)
+    return writing.write_clip(path, frames, 12, tone.astype(np.float32), 16000)
 
 
 def demo_clips(folder, n=12, seed=0):
@@ -95,7 +96,7 @@ def _converted(clip, ending):
     """The bytes of a clip as flv (Sorenson and MP3) or avi (MPEG-4 and PCM)."""
     picture, sound, rate = FORMATS[ending]
     target = clip.with_suffix(f".converted{ending}")
-    frames, _ = media.read_frames(clip, np.arange(0, media.probe(clip)["duration_s"], 1 / 12))
+    frames, _ = media.read_frames(clip, np.arange(0, reading.probe(clip)["duration_s"], 1 / 12))
     samples = (media.read_audio(clip, rate) * 32767).astype(np.int16)[None]
     with av.open(str(target), "w") as out:
         video, audio = out.add_stream(picture, rate=12), out.add_stream(sound, rate=rate, layout="mono")

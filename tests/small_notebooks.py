@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ecmf_utils.pipeline import STEPS
+from ecmf_utils.notebook.steps import STEPS
 
 PARAMETERS = """
 profile: str = "tiny"  # which corpus
@@ -59,7 +59,7 @@ def make_pipeline(folder: Path) -> Path:
     """Write every notebook of the pipeline and a few profiles into a folder."""
     (folder / "profiles").mkdir(parents=True)
     for name, step in STEPS.items():
-        start = f"from ecmf_utils import notebook, paths\nrun = notebook.start({name!r}, globals())"
+        start = f"from ecmf_utils import files as paths, notebook\nrun = notebook.start({name!r}, globals())"
         make_notebook(folder, name, start, MODES, "\n".join(map(_write, step.writes)) or "pass")
     for name, text in PROFILES.items():
         (folder / "profiles" / f"{name}.yaml").write_text(text)

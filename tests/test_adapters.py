@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import labelset, probing, sources
-from ecmf_utils.build import READERS
-from ecmf_utils.findings import Findings
-from ecmf_utils.listing import COLUMNS
-from ecmf_utils.paths import EcmfError, import_function
+from ecmf_utils.corpus import label_map, probing
+from ecmf_utils.corpus.building import READERS
+from ecmf_utils.corpus.findings import Findings
+from ecmf_utils.corpus.readers import own
+from ecmf_utils.corpus.readers.media_files import COLUMNS
+from ecmf_utils.files import EcmfError, import_function
 from tests import miniatures
 from tests.miniatures import CHINESE, ENGLISH, SEVEN, SIX, names_of, write_table
 
@@ -546,7 +547,7 @@ def read_all(folder):
         rows = import_function(READERS["mer2025"])(folder, found)
     except EcmfError as error:
         return None, [str(error)]
-    rows, _ = labelset.apply(rows, SIX, {}, found, "profile mer2025")
+    rows, _ = label_map.apply(rows, SIX, {}, found, "profile mer2025")
     return rows.set_index("clip_id"), found.lines()
 
 
@@ -740,7 +741,7 @@ def test_a_mistake_in_meld_gives_its_line_and_costs_its_clip_only(case, tmp_path
 def manifest(folder, text, **how):
     (folder / "list.csv").write_bytes(text.encode(how.pop("written", "utf-8")))
     found = Findings()
-    return sources.read_manifest(folder / "list.csv", folder, found=found, **how), found
+    return own.read_manifest(folder / "list.csv", folder, found=found, **how), found
 
 
 @pytest.fixture

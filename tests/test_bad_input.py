@@ -11,8 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import clipwriter, corpus, paths, probing, sources, vectors
-from ecmf_utils.paths import EcmfError
+from ecmf_utils import corpus, files
+from ecmf_utils.corpus import manifest, probing
+from ecmf_utils.corpus.readers import own
+from ecmf_utils.features import store
+from ecmf_utils.files import EcmfError
+from ecmf_utils.media import writing
 from ecmf_workflow import cli
 
 from .conftest import build
@@ -57,13 +61,13 @@ def test_an_unreadable_manifest_is_refused_in_one_line(content, tmp_path):
     path = tmp_path / "manifest.csv"
     path.write_bytes(content)
     with pytest.raises(EcmfError, match=MANIFESTS[content]) as caught:
-        sources.read_manifest(path)
+        own.read_manifest(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_manifest_is_refused_in_one_line(tmp_path):
     with pytest.raises(EcmfError, match=r"gone\.csv: no such manifest"):
-        sources.read_manifest(tmp_path / "gone.csv")
+        own.read_manifest(tmp_path / "gone.csv")
 
 
 # a row of the manifest | the code in the problem table; the other rows go on
@@ -99,7 +103,7 @@ def folder(tmp_path_factory, clip):
     make_clip(place / "one.mp4", seconds=1 / 12)
     import numpy as np
 
-    clipwriter.write_clip(place / "sound.mp4", [], 12, np.zeros(16000, np.float32) + 0.1, 16000)
+    writing.write_clip(place / "sound.mp4", [], 12, np.zeros(16000, np.float32) + 0.1, 16000)
     return place
 
 
@@ -110,7 +114,7 @@ def test_a_bad_row_is_in_the_problem_table_and_the_others_go_on(row, folder, hom
     clips = build(manifest=path, labels=LABELS).clips
     assert len(clips) == 3 and list(clips["status"])[::2] == ["ok", "ok"]
     assert re.search(ROWS[row], clips["problem"][1])
-    assert {code for code in clips["problem"][1].split(";")} <= set(corpus.PROBLEMS)
+    assert {code for code in clips["problem"][1].split(";")} <= set(manifest.PROBLEMS)
 
 
 def test_a_transcript_in_a_wrong_encoding_is_a_problem_of_its_clip_only(folder, tmp_path, home):
@@ -118,12 +122,12 @@ def test_a_transcript_in_a_wrong_encoding_is_a_problem_of_its_clip_only(folder, 
         shutil.copy(folder / "good.mp4", tmp_path / f"{name}.mp4")
     (tmp_path / "a.txt").write_bytes("gr\xfc\xdf dich".encode("latin-1"))
     (tmp_path / "b.txt").write_bytes("grüß dich".encode())
-    clips = probing.probe_all(sources.scan_folder(tmp_path), n_workers=1).set_index("clip_id")
+    clips = probing.probe_all(own.scan_folder(tmp_path), n_workers=1).set_index("clip_id")
     assert clips.loc["a", "problem"] == "bad_encoding" and clips.loc["b", "text"] == "grüß dich"
 
 
 def test_a_clip_without_a_face_has_no_face_branch(folder):
-    from ecmf_utils import faces
+    from ecmf_utils.media import faces
 
     rows, crops = faces.detect_in_clip(folder / "good.mp4")
     assert [row["problem"] for row in rows] == ["no_face"] and len(crops) == 0
@@ -132,42 +136,42 @@ def test_a_clip_without_a_face_has_no_face_branch(folder):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 def test_a_disk_that_refuses_leaves_the_old_file_whole(code, home, monkeypatch):
     table = pd.DataFrame({"a": [1]})
-    path = paths.write_parquet(table, paths.data_dir("p") / "t.parquet")
+    path = files.write_parquet(table, files.data_dir("p") / "t.parquet")
 
     def refuse(*_):
         raise OSError(code, "No space left on device" if code == errno.ENOSPC else "Read-only file system")
 
-    monkeypatch.setattr(paths.os, "replace", refuse)
+    monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(EcmfError, match=r"t\.parquet: cannot be written .*run the same command again"):
-        paths.write_parquet(pd.DataFrame({"a": [2]}), path)
+        files.write_parquet(pd.DataFrame({"a": [2]}), path)
     monkeypatch.undo()
     monkeypatch.setenv("ECMF_DATA", str(home / "data"))
-    assert list(paths.read_parquet(path)["a"]) == [1]
+    assert list(files.read_parquet(path)["a"]) == [1]
     assert [p.name for p in Path(path).parent.iterdir()] == ["t.parquet"]
 
 
 def read_keys(path):
-    return vectors.VectorFile(path, ("clip_id", "x")).keys.to_pydict()
+    return store.VectorFile(path, ("clip_id", "x")).keys.to_pydict()
 
 
 @pytest.mark.parametrize("kind", ["table", "features"])
 def test_no_damage_to_a_table_is_read_as_if_nothing_had_happened(home, kind):
     """Bytes changed or missing anywhere: the very same rows, or one clear line."""
-    path, rng = paths.data_dir("p") / "t.parquet", np.random.default_rng(0)
+    path, rng = files.data_dir("p") / "t.parquet", np.random.default_rng(0)
     table = pd.DataFrame({"clip_id": [f"c{i}" for i in range(50)], "status": "ok", "x": rng.random(50)})
     if kind == "table":
-        paths.write_parquet(table, path, {"made_by": "a test"})
+        files.write_parquet(table, path, {"made_by": "a test"})
     else:
-        numbers = vectors.column(rng.random((50, 4)), np.ones(50, int), "utterance", "float32", 4)
+        numbers = store.vector_column(rng.random((50, 4)), np.ones(50, int), "utterance", "float32", 4)
         whole = pa.table(table.to_dict("list")).append_column("vector", numbers)
-        paths.write_atomic(path, lambda tmp: pq.write_table(whole, tmp, **vectors.WRITE))
+        files.write_atomic(path, lambda tmp: pq.write_table(whole, tmp, **store.WRITE))
     raw, damaged = path.read_bytes(), 0
     for turn in range(200):
         at, changed = int(rng.integers(len(raw))), bytearray(raw)
         changed[at : at + 4] = rng.integers(256, size=len(changed[at : at + 4]), dtype=np.uint8).tobytes()
         path.write_bytes(raw[:at] if turn % 3 == 0 else bytes(changed))
         try:
-            found = paths.read_parquet(path) if kind == "table" else read_keys(path)
+            found = files.read_parquet(path) if kind == "table" else read_keys(path)
         except EcmfError as error:
             assert re.search(r"t\.parquet: .*(delete it and run again|damaged; delete it)", str(error))
             damaged += 1
@@ -177,7 +181,7 @@ def test_no_damage_to_a_table_is_read_as_if_nothing_had_happened(home, kind):
 
 
 def test_a_table_cut_short_says_which_file_and_what_to_do(home):
-    path = paths.data_dir("p") / "clips.parquet"
+    path = files.data_dir("p") / "clips.parquet"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(EcmfError, match=r"clips\.parquet: not a Parquet file .*delete it and run again"):

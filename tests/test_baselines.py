@@ -6,11 +6,12 @@ import torch
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from ecmf_utils import baselines, features, linear, networks
-from ecmf_utils.linear import Scaler, group_folds, out_of_fold, softmax_regression
+from ecmf_utils import features, models
+from ecmf_utils.files import EcmfError, read_json, write_json
 from ecmf_utils.metrics import score
-from ecmf_utils.optimisation import choose_device
-from ecmf_utils.paths import EcmfError, read_json, write_json
+from ecmf_utils.models import linear, networks, registry
+from ecmf_utils.models.classifier import choose_device
+from ecmf_utils.models.linear import Scaler, group_folds, out_of_fold, softmax_regression
 
 from .made_up import DIMS, make_branches, one_hot
 
@@ -32,7 +33,7 @@ def fitted(split):
     train_data = features.take_clips(data, train)
 
     def fit(name):
-        model = baselines.make_model(name, DIMS, 4, **QUICK.get(name, {}))
+        model = models.make_model(name, DIMS, 4, **QUICK.get(name, {}))
         return model.fit(train_data, one_hot(truth[train]), np.ones(len(train)), groups[train])
 
     return {name: fit(name) for name in NAMES}
@@ -63,7 +64,7 @@ def test_stacking_does_not_believe_a_branch_that_knows_its_training_rows_by_hear
     more = features.Features(data.clip_ids, x, present, DIMS | {"noise": 250})
 
     def score():
-        model = baselines.make_model("stacked", more.dims, 4, strength=0.1)
+        model = models.make_model("stacked", more.dims, 4, strength=0.1)
         model.fit(features.take_clips(more, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
         return score(truth[test], model.predict(features.take_clips(more, test))[0])["weighted_f1"]
 
@@ -71,14 +72,14 @@ def test_stacking_does_not_believe_a_branch_that_knows_its_training_rows_by_hear
         return softmax_regression(x, targets, weights, strength).logits(x), strength
 
     honest = score()
-    monkeypatch.setattr(baselines, "out_of_fold", by_heart)
+    monkeypatch.setattr(registry, "out_of_fold", by_heart)
     assert honest > score() + 0.15
 
 
 def test_majority_predicts_the_shares_of_the_training_labels(split):
     data = split[0]
     targets = one_hot(np.arange(300) % 3)
-    model = baselines.make_model("majority", DIMS, 4).fit(data, targets, np.ones(300), split[2])
+    model = models.make_model("majority", DIMS, 4).fit(data, targets, np.ones(300), split[2])
     np.testing.assert_allclose(model.predict(data)[0][0], [1 / 3, 1 / 3, 1 / 3, 0])
 
 
@@ -88,7 +89,7 @@ def test_late_is_at_least_as_good_as_its_best_branch(split, fitted):
     for branch in DIMS:
         x, present = {branch: data.x[branch]}, {branch: data.present[branch]}
         only = features.Features(data.clip_ids, x, present, {branch: DIMS[branch]})
-        model = baselines.make_model("late", only.dims, 4)
+        model = models.make_model("late", only.dims, 4)
         model.fit(features.take_clips(only, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
         alone.append(weighted_f1(model, (only, truth, groups, train, test)))
     assert weighted_f1(fitted["late"], split) > max(alone)
@@ -114,14 +115,14 @@ def test_a_clip_without_any_branch_gets_a_prediction(fitted, split, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_model_predicts_the_same_to_the_bit(fitted, split, name, tmp_path):
     fitted[name].save(tmp_path)
-    restored = baselines.load_model(tmp_path)
+    restored = registry.load_model(tmp_path)
     assert np.array_equal(restored.predict(split[0])[0], fitted[name].predict(split[0])[0])
     assert not list(tmp_path.glob("*.pkl")) and (tmp_path / "model.safetensors").exists()
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(fitted, tmp_path):
     fitted["ecmf"].save(tmp_path)
-    other = baselines.make_model("ecmf", DIMS, 4, width=16)
+    other = models.make_model("ecmf", DIMS, 4, width=16)
     with pytest.raises(EcmfError, match="another configuration.*settings"):
         other.load(tmp_path)
 
@@ -130,7 +131,7 @@ def test_a_broken_checkpoint_is_one_clear_line(fitted, tmp_path):
     fitted["late"].save(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"half")
     with pytest.raises(EcmfError, match="broken"):
-        baselines.load_model(tmp_path)
+        registry.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["logreg", "late", "ecmf"])
@@ -143,7 +144,7 @@ def test_clips_of_weight_zero_do_not_count(split, name):
     wild = {b: np.where(out[:, None], v + 9, v).astype(np.float32) for b, v in data.x.items()}
     moved = features.Features(data.clip_ids, wild, data.present, data.dims)
     one, two = (
-        baselines.make_model(name, DIMS, 4, **QUICK.get(name, {}))
+        models.make_model(name, DIMS, 4, **QUICK.get(name, {}))
         .fit(clips, aim, weights, groups)
         .predict(features.take_clips(data, train))[0]
         for clips, aim in ((data, targets), (moved, wrong))
@@ -225,10 +226,10 @@ def test_the_logarithm_of_a_softmax_is_that_of_scipy_to_the_bit():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: baselines.bind_model("lstm", DIMS, 4), "unknown model 'lstm'.*attention, concat, ecmf, .*tfn"),
-        (lambda: baselines.bind_model("ecmf", DIMS, 4, depth=2), "no setting 'depth'.*dropout"),
-        (lambda: baselines.bind_model("majority", DIMS, 4, epochs=2), "no setting 'epochs'.*none"),
-        (lambda: baselines.bind_model("ecmf", {}, 4), "no branch"),
+        (lambda: models.bind_model("lstm", DIMS, 4), "unknown model 'lstm'.*attention, concat, ecmf, .*tfn"),
+        (lambda: models.bind_model("ecmf", DIMS, 4, depth=2), "no setting 'depth'.*dropout"),
+        (lambda: models.bind_model("majority", DIMS, 4, epochs=2), "no setting 'epochs'.*none"),
+        (lambda: models.bind_model("ecmf", {}, 4), "no branch"),
     ],
 )
 def test_unknown_names_are_told_before_any_training(call, said):
@@ -240,7 +241,7 @@ def test_cuda_that_is_not_there_is_told():
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA GPU")
     with pytest.raises(EcmfError, match="finds no CUDA GPU; set device=cpu or auto"):
-        baselines.make_model("ecmf", DIMS, 4, device="cuda")
+        models.make_model("ecmf", DIMS, 4, device="cuda")
 
 
 @pytest.mark.parametrize("name", ["logreg", "late", "ecmf"])
@@ -250,7 +251,7 @@ def test_features_that_are_not_finite_name_the_branch(split, name):
     bad["audio"][np.flatnonzero(data.present["audio"])[0], 0] = np.nan
     broken = features.Features(data.clip_ids, bad, data.present, data.dims)
     with pytest.raises(EcmfError, match="branch audio: 1 clips have NaN"):
-        baselines.make_model(name, DIMS, 4).fit(broken, one_hot(truth), np.ones(300), groups)
+        models.make_model(name, DIMS, 4).fit(broken, one_hot(truth), np.ones(300), groups)
 
 
 def test_features_of_another_size_are_told(fitted, split):
@@ -292,7 +293,7 @@ def test_parameters_are_counted(fitted):
 )
 def test_a_setting_out_of_range_is_one_clear_line(wrong, said):
     with pytest.raises(EcmfError, match=said):
-        baselines.make_model("ecmf", DIMS, 4, **wrong)
+        models.make_model("ecmf", DIMS, 4, **wrong)
 
 
 def test_unscaled_features_reach_the_network_as_they_are():
@@ -314,7 +315,7 @@ def test_branches_of_tiny_numbers_are_scaled_like_any_other():
 
 def test_features_of_other_dimensions_than_announced_are_one_clear_line():
     data, truth, _, groups = make_branches(60)
-    model = baselines.make_model("attention", DIMS | {"face": 61}, 4)
+    model = models.make_model("attention", DIMS | {"face": 61}, 4)
     with pytest.raises(EcmfError, match="branch face: 60 dimensions, expected 61"):
         model.fit(data, one_hot(truth), np.ones(60), groups)
 
@@ -325,7 +326,7 @@ def test_the_first_clip_with_nan_is_named():
     data.x["face"][there[[4, 9]], 2] = np.nan
     for name in ("ecmf", "logreg"):
         with pytest.raises(EcmfError, match=f"branch face: 2 clips have NaN.*'{data.clip_ids[there[4]]}'"):
-            baselines.make_model(name, DIMS, 4).fit(data, one_hot(truth), np.ones(60), groups)
+            models.make_model(name, DIMS, 4).fit(data, one_hot(truth), np.ones(60), groups)
 
 
 @pytest.mark.parametrize(
@@ -338,15 +339,15 @@ def test_the_first_clip_with_nan_is_named():
 )
 def test_sizes_that_make_no_network_are_one_clear_line(name, wrong, said):
     with pytest.raises(EcmfError, match=said):
-        baselines.make_model(name, DIMS, 4, **wrong).network(DIMS)
+        models.make_model(name, DIMS, 4, **wrong).network(DIMS)
 
 
 def test_loading_leaves_the_callers_random_state_alone(tmp_path):
     data, truth, _, groups = make_branches(60)
-    model = baselines.make_model("ecmf", DIMS, 4, epochs=2).fit(data, one_hot(truth), np.ones(60), groups)
+    model = models.make_model("ecmf", DIMS, 4, epochs=2).fit(data, one_hot(truth), np.ones(60), groups)
     model.save(tmp_path)
     before = torch.random.get_rng_state()
-    baselines.load_model(tmp_path)
+    registry.load_model(tmp_path)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -365,7 +366,7 @@ def test_a_search_on_some_rows_ends_where_groups_are_no_divisor_of_their_number(
 )
 def test_a_size_that_a_model_cannot_have_is_one_clear_line(name, wrong, said):
     with pytest.raises(EcmfError, match=said):
-        baselines.make_model(name, DIMS, 4, **wrong).fit(*_few(), seed=0)
+        models.make_model(name, DIMS, 4, **wrong).fit(*_few(), seed=0)
 
 
 def _few():
@@ -378,7 +379,7 @@ def test_a_checkpoint_without_a_recipe_is_one_clear_line(fitted, tmp_path, chang
     fitted["ecmf"].save(tmp_path)
     write_json(tmp_path / "model.json", read_json(tmp_path / "model.json") | change)
     with pytest.raises(EcmfError, match=r"model.json: no recipe of a model; train it again"):
-        baselines.load_model(tmp_path)
+        registry.load_model(tmp_path)
 
 
 def test_weights_that_do_not_fit_their_settings_are_one_clear_line(fitted, tmp_path):
@@ -387,7 +388,7 @@ def test_weights_that_do_not_fit_their_settings_are_one_clear_line(fitted, tmp_p
     info["recipe"]["settings"] = {"hidden": 64}
     write_json(tmp_path / "model.json", info)
     with pytest.raises(EcmfError, match="do not fit the settings beside them; train again$"):
-        baselines.load_model(tmp_path)
+        registry.load_model(tmp_path)
 
 
 def test_a_model_of_a_machine_with_a_gpu_is_loaded_on_one_without(fitted, split, tmp_path, monkeypatch):
@@ -396,7 +397,7 @@ def test_a_model_of_a_machine_with_a_gpu_is_loaded_on_one_without(fitted, split,
     info = read_json(tmp_path / "model.json")
     info["recipe"]["settings"] = info["recipe"]["settings"] | {"device": "cuda:3"}
     write_json(tmp_path / "model.json", info)
-    assert np.array_equal(baselines.load_model(tmp_path).predict(split[0])[0], fitted["ecmf"].predict(split[0])[0])
+    assert np.array_equal(registry.load_model(tmp_path).predict(split[0])[0], fitted["ecmf"].predict(split[0])[0])
 
 
 def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch):
@@ -410,7 +411,7 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch):
 @pytest.mark.parametrize("settings", [{}, {"auxiliary": False}, {"components": 0}])
 def test_heads_count_and_speak_only_where_they_are_used(settings):
     with_heads = not settings
-    model = baselines.make_model("ecmf", DIMS, 4, epochs=1, refit=False, **settings).fit(*_few(), seed=0)
+    model = models.make_model("ecmf", DIMS, 4, epochs=1, refit=False, **settings).fit(*_few(), seed=0)
     own = list(model.module_.parameters())
     assert all(p.grad is not None for p in own)
     assert (model.n_parameters > sum(p.numel() for p in own)) == with_heads

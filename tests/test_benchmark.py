@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ecmf_bench import extraction, untrained
-from ecmf_utils import workers
+from ecmf_utils import parallel
 
 
 def hold(n_mib):
@@ -15,7 +15,7 @@ def hold(n_mib):
 
 def test_peak_memory_is_that_of_the_process_itself_not_of_its_parent():
     own = hold(700)  # this process is the larger one now
-    small, large = (next(iter(workers.parallel_map(hold, [n], 2))) for n in (1, 400))
+    small, large = (next(iter(parallel.parallel_map(hold, [n], 2))) for n in (1, 400))
     assert small < own - 300
     assert large > small + 300
 

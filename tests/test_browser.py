@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import browser, corpus, media, playback
-from ecmf_utils.clipwriter import write_clip
-from ecmf_utils.paths import data_uri
+from ecmf_utils import corpus, media
+from ecmf_utils.corpus import browser
+from ecmf_utils.corpus.manifest import validate
+from ecmf_utils.files import data_uri
+from ecmf_utils.media import playback, reading
+from ecmf_utils.media.writing import write_clip
 from tests.browser import chromium, needs_chromium
 from tests.conftest import make_clip
 
@@ -23,12 +26,12 @@ READY = "return [...document.querySelectorAll('video')].map(v => v.videoWidth > 
 def manifest(rows):
     """A checked manifest of a few rows, as `00_start_here` writes it."""
     base = {"split": "train", "group": "g", "status": "ok", "problem": None}
-    return corpus.validate(pd.DataFrame([base | row for row in rows]), LABELS, "test")
+    return validate(pd.DataFrame([base | row for row in rows]), LABELS, "test")
 
 
 def streams(path):
     """The media columns of a file."""
-    found = media.probe(path)
+    found = reading.probe(path)
     names = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
     return {"video": str(path), "audio": str(path) if found["has_audio"] else None} | {n: found[n] for n in names}
 
@@ -58,7 +61,7 @@ def live(monkeypatch):
 @pytest.fixture
 def shown(clips, live):
     """A live browser whose player keeps what it was sent."""
-    found = browser.browse_clips(clips, LABELS, "none")
+    found = corpus.browse_clips(clips, LABELS, "none")
     found.sent = []
     found.player.send = lambda content, buffers=(): found.sent.append((content, list(buffers)))
     return found
@@ -81,7 +84,7 @@ def test_a_notebook_that_is_only_executed_is_not_live(live, monkeypatch):
 
 def test_without_the_widgets_there_is_the_table(clips, live, monkeypatch):
     monkeypatch.setattr(browser.importlib.util, "find_spec", lambda name: None)
-    assert isinstance(browser.browse_clips(clips, LABELS, "full"), browser.ClipTable)
+    assert isinstance(corpus.browse_clips(clips, LABELS, "full"), browser.ClipTable)
 
 
 # ---- filters
@@ -136,7 +139,7 @@ def test_a_clip_that_cannot_be_decoded_is_named_not_raised(clips, tmp_path):
 
 
 def test_no_clips_is_one_line(clips):
-    assert browser.browse_clips(clips.iloc[:0], LABELS, "full") == "There are no clips."
+    assert corpus.browse_clips(clips.iloc[:0], LABELS, "full") == "There are no clips."
 
 
 # ---- the widgets
@@ -151,7 +154,7 @@ def test_the_list_follows_the_filters(shown):
 
 def test_a_long_list_is_turned_page_by_page(live):
     many = manifest([{"clip_id": f"c{i:03d}", "text": None} for i in range(450)])
-    shown = browser.browse_clips(many, LABELS, "none")
+    shown = corpus.browse_clips(many, LABELS, "none")
     assert len(shown.list.options) == 1 + 200 and shown.back.disabled
     shown.on.click()
     shown.on.click()
@@ -197,7 +200,7 @@ def test_the_output_names_the_table_for_whoever_has_no_kernel(shown):
 
 def test_with_many_groups_a_name_is_typed(live):
     many = manifest([{"clip_id": f"c{i}", "group": f"g{i}", "text": None} for i in range(100)])
-    menu = browser.browse_clips(many, LABELS, "none").filters["group"]
+    menu = corpus.browse_clips(many, LABELS, "none").filters["group"]
     assert type(menu).__name__ == "Text"
 
 
@@ -253,7 +256,7 @@ def test_of_a_long_clip_the_beginning_is_sent(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(playback, "LONGEST_S", 0.5)
     shown = playback.playback({"clip_id": "a"} | streams(clip))
     (tmp_path / "copy.mp4").write_bytes(shown.content)
-    assert media.probe(tmp_path / "copy.mp4")["duration_s"] == pytest.approx(0.5, abs=0.1)
+    assert reading.probe(tmp_path / "copy.mp4")["duration_s"] == pytest.approx(0.5, abs=0.1)
     assert "its first" in shown.remark
 
 
@@ -261,7 +264,7 @@ def test_sound_in_a_file_of_its_own_joins_the_picture(tmp_path):
     mute, heard = make_clip(tmp_path / "a.mp4", sound=False), make_clip(tmp_path / "b.mp4")
     shown = playback.playback({"clip_id": "a", "video": str(mute), "audio": str(heard)})
     (tmp_path / "copy.mp4").write_bytes(shown.content)
-    assert media.probe(tmp_path / "copy.mp4")["has_audio"]
+    assert reading.probe(tmp_path / "copy.mp4")["has_audio"]
     assert np.abs(media.read_audio(tmp_path / "copy.mp4")).max() > 0.1
 
 
@@ -273,7 +276,7 @@ def test_sound_alone_is_an_audio(tmp_path):
 
 
 def test_no_media_is_one_line():
-    with pytest.raises(media.MediaError, match="the manifest names no media"):
+    with pytest.raises(reading.MediaError, match="the manifest names no media"):
         playback.playback({"clip_id": "a", "video": None, "audio": None})
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ecmf_utils import corpus, features
-from ecmf_utils.paths import EcmfError, data_dir, read_json, read_parquet
+from ecmf_utils.files import EcmfError, data_dir, read_json, read_parquet
 from ecmf_workflow import cli, corpus_summary
 
 from .conftest import build

@@ -10,13 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ecmf_utils import catalogue, cells, encoders, params, pipeline
-from ecmf_utils.paths import EcmfError
+from ecmf_utils import encoders
+from ecmf_utils.encoders import catalogue, loading
+from ecmf_utils.files import EcmfError
+from ecmf_utils.notebook import parameters, profiles, steps
 from ecmf_workflow import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"classical|minilm|hf:[\w.-]+/[\w.-]+(@[\w./-]+)?|timm:[\w.-]+(/[\w.-]+)?")
-MADE_BY = {step.branch: notebook for notebook, step in pipeline.STEPS.items() if step.branch}
+MADE_BY = {step.branch: notebook for notebook, step in steps.STEPS.items() if step.branch}
 HUBERT = "hf:facebook/hubert-base-ls960"
 LLM = "hf:Qwen/Qwen2.5-7B-Instruct"
 TIMM = "timm:vit_large_patch16_dinov3.lvd1689m"
@@ -55,9 +57,9 @@ def here(name, cache):
 
 def choices(profile):
     """Branch -> encoder, layers and pooling of a profile, where it extracts anything."""
-    content = params.load_profile(profile)
+    content = profiles.load_profile(profile)
     wanted = [b for b in content["branches"] if b in MADE_BY and b not in content["features"]]
-    values = {branch: params.resolve(MADE_BY[branch], profile) for branch in wanted if not content["members"]}
+    values = {branch: profiles.resolve(MADE_BY[branch], profile) for branch in wanted if not content["members"]}
     return {b: (v["encoder"].partition("@")[0], v["layers"], v["pooling"]) for b, v in values.items()}
 
 
@@ -90,12 +92,12 @@ def test_every_encoder_of_a_profile_is_in_the_list(rows):
         for name, served in zip(rows["name"], rows["branch"], strict=True)
         for branch in served.split(", ")
     }
-    used = {(choice[0], branch) for name in params.profile_names() for branch, choice in choices(name).items()}
+    used = {(choice[0], branch) for name in profiles.profile_names() for branch, choice in choices(name).items()}
     assert len(used) > 8 and used <= known
 
 
 def test_a_profile_that_changes_its_choice_changes_the_list(tmp_path, monkeypatch):
-    for path in params.profiles_dir().glob("*.yaml"):
+    for path in profiles.profiles_dir().glob("*.yaml"):
         text = path.read_text(encoding="utf-8").replace("hf:TencentGameMate/chinese-hubert-large", f"{HUBERT}@v1")
         (tmp_path / path.name).write_text(text, encoding="utf-8")
     monkeypatch.setenv("ECMF_PROFILES", str(tmp_path))
@@ -125,7 +127,7 @@ def test_no_row_stands_twice(rows):
     assert not rows.duplicated(["name", "branch"]).any()
 
 
-@pytest.mark.parametrize("branch", params.BRANCHES)
+@pytest.mark.parametrize("branch", profiles.BRANCHES)
 def test_what_comes_with_the_package_has_the_dimension_that_is_listed(branch):
     shown = catalogue.list_encoders(branch)
     own = shown[shown["name"].isin(["classical", "minilm"])]
@@ -145,7 +147,7 @@ def test_recommended_layers_exist(rows):
     for _, row in rows.dropna(subset="use_layers").iterrows():
         last = re.fullmatch(r"last|(?:sum|mean)-last-(\d+)", row["use_layers"])
         assert last and (last[1] is None or int(last[1]) <= row["layers"]), row["name"]
-        assert row["use_pooling"] in encoders.POOLINGS
+        assert row["use_pooling"] in loading.POOLINGS
 
 
 def test_a_download_is_at_least_as_large_as_what_is_used_of_it(rows):
@@ -208,7 +210,7 @@ def test_a_package_that_is_not_installed_is_not_here(monkeypatch):
 # ---- the command and the page
 
 
-@pytest.mark.parametrize("branch", ["", *params.BRANCHES])
+@pytest.mark.parametrize("branch", ["", *profiles.BRANCHES])
 def test_the_table_fits_a_terminal(branch):
     lines = catalogue.table(catalogue.list_encoders(branch)).splitlines()
     assert max(map(len, lines)) <= 120
@@ -249,14 +251,14 @@ def test_notebooks_without_the_parameter_are_left_out(home, monkeypatch):
     from .small_notebooks import make_pipeline
 
     monkeypatch.setenv("ECMF_NOTEBOOKS", str(make_pipeline(home / "notebooks")))
-    assert "encoder" not in cells.declared("22")
+    assert "encoder" not in parameters.declared("22")
     assert set(catalogue.list_encoders()["chosen_by"]) == {""}
 
 
 def test_the_page_shows_the_list():
     page = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
     shown = catalogue.TABLES.search(page)[0].strip()
-    assert shown == catalogue.markdown(), "run: .venv/bin/python -m ecmf_utils.catalogue"
+    assert shown == catalogue.markdown(), "run: .venv/bin/python -m ecmf_utils.encoders.catalogue"
 
 
 def test_every_row_is_on_the_page_once(rows):

@@ -1,8 +1,9 @@
 import pytest
 
-from ecmf_utils import code, notebook
-from ecmf_utils.cells import code_cells, notebook_names
-from ecmf_utils.paths import ROOT
+from ecmf_utils import code
+from ecmf_utils.files import ROOT
+from ecmf_utils.notebook import startup
+from ecmf_utils.notebook.parameters import code_cells, notebook_names
 
 from .small_notebooks import edit, make_pipeline
 
@@ -12,7 +13,7 @@ FILES = {
     "ecmf_utils/sound/__init__.py": '"""A room whose door is a stub, so that it is opened lazily."""\n',
     "ecmf_utils/sound/__init__.pyi": "from .reading import read\nfrom .pitch import track as follow\n",
     "ecmf_utils/sound/reading.py": "from .rates import RATE\nfrom ecmf_utils.files import write\nread = RATE\n",
-    "ecmf_utils/sound/pitch.py": "import ecmf_utils.plots.theme\ntrack = 1\n",
+    "ecmf_utils/sound/pitch.py": "import ecmf_utils.plots.features.theme\ntrack = 1\n",
     "ecmf_utils/sound/rates.py": "RATE = open('list.txt')\n",
     "ecmf_utils/sound/list.txt": "16000\n",
     "ecmf_utils/plots/__init__.py": "from .theme import dark\n",
@@ -121,9 +122,9 @@ def test_a_cell_with_a_magic_counts_as_text(packages):
 
 
 def test_a_digest_of_a_package_is_of_all_its_modules(packages):
-    before = code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus")
+    before = code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus.manifest")
     packages("ecmf_utils/sound/pitch.py", "track = 2\n")
-    assert code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus") != before
+    assert code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus.manifest") != before
     with pytest.raises(ValueError, match="ecmf_utils.noise is no module or package"):
         code.digest_modules("ecmf_utils.noise")
 
@@ -145,13 +146,13 @@ def test_what_code_says_of_itself_does_not_count_what_it_does_does():
 def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
     folder = make_pipeline(home / "notebooks")
     monkeypatch.setenv("ECMF_NOTEBOOKS", str(folder))
-    before = notebook.fingerprint("24")
+    before = startup.fingerprint("24")
     edit(folder, "24_extract_text", "# 24_extract_text", "# Words")
     edit(folder, "24_extract_text", '"execution_count": null', '"execution_count": 7')
     edit(folder, "24_extract_text", "import os, time", "import os,  time  # why")
-    assert notebook.fingerprint("24") == before
+    assert startup.fingerprint("24") == before
     edit(folder, "24_extract_text", "time.sleep(120)", "time.sleep(121)")
-    assert notebook.fingerprint("24") != before
+    assert startup.fingerprint("24") != before
 
 
 def reached(name):

@@ -8,13 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ecmf_demo import corpus as ecmf_demo_corpus
-from ecmf_demo import face, film, people, recipes
-from ecmf_demo import speech as ecmf_demo_speech
+from ecmf_demo import corpus as ecmf_demo_corpus, face, film, people, recipes, speech as ecmf_demo_speech
 from ecmf_demo.corpus import RECORD, clip_path, generate, make_clip
 from ecmf_demo.speech import make_voice, synthesise
 from ecmf_utils import media
-from ecmf_utils.paths import EcmfError, file_hash
+from ecmf_utils.files import EcmfError, file_hash
+from ecmf_utils.media import reading
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +113,7 @@ def test_impossible_sizes_are_refused():
 
 
 def test_clips_are_what_the_contract_says(corpus):
-    info = media.probe(corpus[1]["video"][0])
+    info = reading.probe(corpus[1]["video"][0])
     assert (info["width"], info["height"], info["fps"]) == (320, 240, 12)
     assert info["sample_rate"] == 16000 and info["channels"] == 1
     assert 2.0 <= info["duration_s"] <= 3.3
@@ -174,7 +173,7 @@ def test_silent_clip_has_a_sound_stream_without_sound(tmp_path):
     recipe = next(r for r in recipes.plan(60, 0, 0, seed=1, n_speakers=40) if r["hard_audio"] == "silent")
     make_clip(tmp_path, recipe)
     sound = media.read_audio(clip_path(tmp_path, recipe["clip_id"]))
-    assert len(sound) > 30000 and np.abs(sound).max() < media.SILENCE
+    assert len(sound) > 30000 and np.abs(sound).max() < reading.SILENCE
 
 
 def test_noise_has_the_stated_level():

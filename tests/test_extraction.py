@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from ecmf_bench import untrained
-from ecmf_utils import clipwriter, encoders, features, media, readers
+from ecmf_utils import encoders, features, media
+from ecmf_utils.media import writing
 
 from . import test_media
 
@@ -30,7 +31,7 @@ MEMORY_MB = 700  # that twenty minutes may take at most
 
 
 def film(path, count=12, fps=10, pictures=PICTURES):
-    return clipwriter.write_clip(path, [pictures[i % len(pictures)] for i in range(count)], fps)
+    return writing.write_clip(path, [pictures[i % len(pictures)] for i in range(count)], fps)
 
 
 def turned(path):
@@ -134,7 +135,7 @@ FAMILIES = {
     "scene": ("classical", "vit", "videomae", "timm"), "audio": ("classical", "hubert", "hubert-large", "whisper"),
     "text": ("minilm", "bert", "qwen"),
 }  # fmt: skip
-READERS = {"scene": readers.read_scene, "audio": readers.read_audio, "text": readers.read_text}
+READERS = {"scene": features.read_scene, "audio": features.read_audio, "text": features.read_text}
 SLOW = [(family, "twenty minutes") for family in ("classical", "hubert", "whisper")]
 TABLE = [
     pytest.param(branch, family, case, id=f"{branch}-{family}-{case}",
@@ -184,7 +185,7 @@ def neighbours(branch, put):
 
 def table_of(rows):
     found = pd.DataFrame(rows, dtype=object).assign(clip_id=[f"c{i}" for i in range(len(rows))], content_hash="same")
-    return readers.distinct_texts(found) if "text" in found else found
+    return features.distinct_texts(found) if "text" in found else found
 
 
 def extract(profile, branch, encoder, rows, level="utterance", **how):

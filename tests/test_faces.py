@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from ecmf_demo import corpus, recipes
-from ecmf_utils import clipwriter, facecrops, faces, facetracks, media, paths
+from ecmf_utils import media
+from ecmf_utils.files import EcmfError, data_dir, file_hash, shard_of
+from ecmf_utils.media import face_tracks, faces, reading, writing
 from ecmf_workflow import results
 
 from .test_media import rotate
@@ -37,7 +39,7 @@ def clips_of(*videos):
     rows = [{"clip_id": f"c{i}", "video": None if v is None else str(v)} for i, v in enumerate(videos)]
     for row in rows:
         known = row["video"] and os.path.exists(row["video"])
-        row["content_hash"] = paths.file_hash(row["video"]) if known else None
+        row["content_hash"] = file_hash(row["video"]) if known else None
     return pd.DataFrame(rows)
 
 
@@ -46,7 +48,7 @@ def box(x, score=1.0, width=100.0):
 
 
 def frames_of(video, count=8, max_side=480):
-    return media.read_frames(video, media.frame_times(media.probe(video)["duration_s"], count), max_side)[0]
+    return media.read_frames(video, media.frame_times(reading.probe(video)["duration_s"], count), max_side)[0]
 
 
 def write_at(path, frames, milliseconds):
@@ -73,7 +75,7 @@ def test_a_face_is_found_in_every_frame_and_cut_out(portrait):
 
 
 def test_aligned_eyes_lie_at_the_same_height(portrait):
-    if facecrops.landmark_file() is None:
+    if face_tracks.landmark_file() is None:
         pytest.skip("the landmarks extra is not installed")
     rows, _ = faces.detect_in_clip(portrait)
     points = np.array(rows[0]["landmarks"]).reshape(5, 2)
@@ -85,7 +87,7 @@ def test_aligned_eyes_lie_at_the_same_height(portrait):
 def test_without_the_landmark_model_the_crop_follows_the_box(portrait, monkeypatch):
     monkeypatch.setattr(faces, "landmark_file", lambda: None)
     rows, crops = faces.detect_in_clip(portrait)
-    assert faces.make_face_recipe()["alignment"] == "box"
+    assert media.make_face_recipe()["alignment"] == "box"
     assert rows[0]["landmarks"] is None and crops.shape[1:] == (112, 112, 3)
     assert crops[0].std() > 20
 
@@ -105,46 +107,46 @@ def test_a_room_without_anybody_has_no_face(empty_room):
 
 def test_a_single_weak_detection_is_nobody():
     times = np.arange(4) * 0.35
-    assert facetracks.join([[], [box(10, 3.0)], [], []], times) == []
-    assert facetracks.join([[box(10, 0.1)], [box(10, 0.2)], [box(10, 0.3)], []], times) == []
-    assert len(facetracks.join([[box(10, 0.1)], [box(12, 0.9)], [], []], times)) == 1
+    assert face_tracks.join([[], [box(10, 3.0)], [], []], times) == []
+    assert face_tracks.join([[box(10, 0.1)], [box(10, 0.2)], [box(10, 0.3)], []], times) == []
+    assert len(face_tracks.join([[box(10, 0.1)], [box(12, 0.9)], [], []], times)) == 1
 
 
 def test_the_largest_and_most_persistent_face_is_the_main_one():
     small = [[box(10, 1.0, 60)] for _ in range(4)]
     large = [[box(300, 2.0, 150)] if i < 2 else [] for i in range(4)]
     both = [a + b for a, b in zip(small, large, strict=True)]
-    tracks = facetracks.join(both, np.arange(4) * 0.35)
+    tracks = face_tracks.join(both, np.arange(4) * 0.35)
     assert [track[0]["box"][2] for track in tracks] == [150, 60]
     assert [box["frame"] for box in tracks[1]] == [0, 1, 2, 3]
 
 
 def test_a_face_that_comes_back_late_is_another_track():
     found = [[box(10)], [box(12)], [], [box(14)], [box(12)]]
-    tracks = facetracks.join(found, np.array([0.0, 0.3, 0.6, 5.0, 5.3]))
+    tracks = face_tracks.join(found, np.array([0.0, 0.3, 0.6, 5.0, 5.3]))
     assert len(tracks) == 2
 
 
 def test_a_face_is_followed_where_frames_are_far_apart():
     times = np.arange(6) * 25.0
     moving = [[box(400 * (i % 2))] for i in range(6)]  # where it sits after 25 s says little
-    assert [len(track) for track in facetracks.join(moving, times)] == [6]
-    assert facetracks.join([[], [box(0, 3.0)], [], [], [], []], times) == []
-    assert len(facetracks.join([[box(0)], [], [box(0)], [box(0)]], times[:4])[0]) == 3
+    assert [len(track) for track in face_tracks.join(moving, times)] == [6]
+    assert face_tracks.join([[], [box(0, 3.0)], [], [], [], []], times) == []
+    assert len(face_tracks.join([[box(0)], [], [box(0)], [box(0)]], times[:4])[0]) == 3
 
 
 def test_who_comes_back_to_the_same_place_is_counted_once():
     def track(x, *numbers):
         return [box(x) | {"frame": number} for number in numbers]
 
-    assert facetracks.count_people([track(0, 0, 1), track(10, 8, 9)]) == 1
-    assert facetracks.count_people([track(0, 0, 1), track(300, 8, 9)]) == 2
-    assert facetracks.count_people([track(0, 0, 9), track(10, 8, 10)]) == 2  # both at once
-    assert facetracks.count_people([]) == 0
+    assert face_tracks.count_people([track(0, 0, 1), track(10, 8, 9)]) == 1
+    assert face_tracks.count_people([track(0, 0, 1), track(300, 8, 9)]) == 2
+    assert face_tracks.count_people([track(0, 0, 9), track(10, 8, 10)]) == 2  # both at once
+    assert face_tracks.count_people([]) == 0
 
 
 def test_a_clip_of_one_frame_has_one_crop(portrait, tmp_path):
-    rows, crops = faces.detect_in_clip(clipwriter.write_clip(tmp_path / "one.mp4", frames_of(portrait)[:1], 10))
+    rows, crops = faces.detect_in_clip(writing.write_clip(tmp_path / "one.mp4", frames_of(portrait)[:1], 10))
     assert len(rows) == len(crops) == rows[0]["n_sampled"] == 1 and rows[0]["problem"] is None
 
 
@@ -165,8 +167,8 @@ def test_a_face_in_one_frame_that_stands_still_is_not_believed(portrait, empty_r
 
 def test_boxes_in_a_turned_recording_are_those_of_the_upright_picture(portrait, tmp_path):
     frames = frames_of(portrait)
-    upright = clipwriter.write_clip(tmp_path / "upright.mp4", frames, 4, crf=10)
-    lying = clipwriter.write_clip(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)), 4, crf=10)
+    upright = writing.write_clip(tmp_path / "upright.mp4", frames, 4, crf=10)
+    lying = writing.write_clip(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)), 4, crf=10)
     wanted, found = (faces.detect_in_clip(path)[0][0] for path in (upright, rotate(lying, tmp_path / "turned.mp4")))
     assert [found[side] for side in "xywh"] == pytest.approx([wanted[side] for side in "xywh"], abs=8)
 
@@ -174,9 +176,9 @@ def test_boxes_in_a_turned_recording_are_those_of_the_upright_picture(portrait, 
 def test_a_clip_of_twenty_minutes_is_thinned_and_says_so(home, portrait, tmp_path):
     frames = frames_of(portrait)
     still = (frames[i % 8] for i in range(240))
-    long = clipwriter.write_clip(tmp_path / "long.mp4", still, 0.2)
+    long = writing.write_clip(tmp_path / "long.mp4", still, 0.2)
     tracemalloc.start()
-    table = faces.detect_faces(clips_of(long, portrait), "p", 1)
+    table = media.detect_faces(clips_of(long, portrait), "p", 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     main = table[table["clip_id"] == "c0"]
@@ -191,9 +193,9 @@ def test_a_clip_of_twenty_minutes_is_thinned_and_says_so(home, portrait, tmp_pat
 def test_the_corpus_table_holds_every_clip_and_its_problem(home, portrait, empty_room, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"<html></html>" * 50)
-    sound = clipwriter.write_clip(tmp_path / "s.mp4", [], 10, np.full(8000, 0.1, np.float32))
+    sound = writing.write_clip(tmp_path / "s.mp4", [], 10, np.full(8000, 0.1, np.float32))
     clips = clips_of(portrait, empty_room, broken, tmp_path / "gone.mp4", None, sound)
-    table = faces.detect_faces(clips, "p", 1)
+    table = media.detect_faces(clips, "p", 1)
     first = table.drop_duplicates("clip_id").set_index("clip_id")
     assert list(first.index) == list(clips["clip_id"])
     assert first["status"].tolist() == ["ok", "missing", "failed", "failed", "missing", "missing"]
@@ -217,40 +219,40 @@ def test_an_unforeseen_error_costs_one_clip(home, portrait, monkeypatch):
         return real(path, **settings)
 
     monkeypatch.setattr(faces, "detect_in_clip", burst)
-    table = faces.detect_faces(clips_of("odd.mp4", portrait), "p", 1)
+    table = media.detect_faces(clips_of("odd.mp4", portrait), "p", 1)
     assert table["status"].tolist()[0] == "failed" and (table["clip_id"] == "c1").sum() > 3
     assert table["detail"][0] == "RuntimeError: out of its depth"
 
 
 def test_stored_crops_are_those_of_the_main_face(home, portrait, empty_room):
-    table = faces.detect_faces(clips_of(portrait, empty_room), "p", 1)
-    crops, times = faces.read_crops("p", "c0")
+    table = media.detect_faces(clips_of(portrait, empty_room), "p", 1)
+    crops, times = media.read_crops("p", "c0")
     main = table[(table["clip_id"] == "c0") & (table["track"] == 0)]
     assert len(crops) == len(main) and np.allclose(times, main["time_s"])
-    assert len(faces.read_crops("p", "c1")[0]) == 0
+    assert len(media.read_crops("p", "c1")[0]) == 0
 
 
 def test_faces_are_found_again_only_where_clip_or_recipe_changed(home, portrait, monkeypatch):
     clips = clips_of(portrait, portrait)
-    before = faces.detect_faces(clips, "p", 1)
+    before = media.detect_faces(clips, "p", 1)
     seen = []
     real = faces.detect_in_clip
     monkeypatch.setattr(faces, "detect_in_clip", lambda path, **k: seen.append(path) or real(path, **k))
-    assert faces.detect_faces(clips, "p", 1).equals(before) and seen == []
+    assert media.detect_faces(clips, "p", 1).equals(before) and seen == []
     clips.loc[1, "content_hash"] = "changed"
-    faces.detect_faces(clips, "p", 1)
+    media.detect_faces(clips, "p", 1)
     assert len(seen) == 1
-    faces.detect_faces(clips, "p", 1, margin=0.1)
+    media.detect_faces(clips, "p", 1, margin=0.1)
     assert len(seen) == 3
 
 
 def test_an_unfinished_crop_file_is_made_again(home, portrait):
     clips = clips_of(portrait)
-    before = faces.detect_faces(clips, "p", 1)
-    path = paths.data_dir("p") / "faces" / "crops" / "c0.npz"
+    before = media.detect_faces(clips, "p", 1)
+    path = data_dir("p") / "faces" / "crops" / "c0.npz"
     path.write_bytes(path.read_bytes()[:200])
-    assert faces.detect_faces(clips, "p", 1).equals(before)
-    assert len(faces.read_crops("p", "c0")[0]) > 0
+    assert media.detect_faces(clips, "p", 1).equals(before)
+    assert len(media.read_crops("p", "c0")[0]) > 0
 
 
 def test_names_that_differ_in_case_only_keep_crops_of_their_own():
@@ -260,12 +262,12 @@ def test_names_that_differ_in_case_only_keep_crops_of_their_own():
 
 def test_workers_find_the_same_faces(home, portrait, empty_room):
     clips = clips_of(portrait, empty_room)
-    alone = faces.detect_faces(clips, "one", 1)
-    assert faces.detect_faces(clips, "two", 2).equals(alone)
+    alone = media.detect_faces(clips, "one", 1)
+    assert media.detect_faces(clips, "two", 2).equals(alone)
 
 
 def file_of(name="faces"):
-    return paths.data_dir("p") / "faces" / f"{name}.parquet"
+    return data_dir("p") / "faces" / f"{name}.parquet"
 
 
 @pytest.fixture
@@ -274,52 +276,52 @@ def many(portrait, empty_room):
 
 
 def test_shards_join_to_the_whole(home, many, monkeypatch):
-    whole = faces.detect_faces(many, "p", 1)
+    whole = media.detect_faces(many, "p", 1)
     file_of().unlink()
-    parts = [faces.detect_faces(many, "p", 1, shard, 3) for shard in (2, 0, 1)]
+    parts = [media.detect_faces(many, "p", 1, shard, 3) for shard in (2, 0, 1)]
     assert sum(part["clip_id"].nunique() for part in parts) == len(many)
-    pd.testing.assert_frame_equal(faces.read_faces("p"), whole)
-    assert faces.read_face_recipe("p")["recipe"] == faces.make_face_recipe()
+    pd.testing.assert_frame_equal(media.read_faces("p"), whole)
+    assert media.read_face_recipe("p")["recipe"] == media.make_face_recipe()
     monkeypatch.setattr(faces, "detect_in_clip", None)  # nothing is detected again
-    faces.detect_faces(many, "p", 1)
+    media.detect_faces(many, "p", 1)
     assert sorted(path.stem for path in file_of().parent.glob("*.parquet")) == ["faces"]
 
 
 def test_a_shard_that_is_missing_is_named(home, many):
-    faces.detect_faces(many, "p", 1, 0, 3)
-    faces.detect_faces(many, "p", 1, 2, 3)
-    with pytest.raises(paths.EcmfError, match="run 20_detect_faces --set n_shards=3 --set shard=1 first"):
-        faces.read_faces("p")
+    media.detect_faces(many, "p", 1, 0, 3)
+    media.detect_faces(many, "p", 1, 2, 3)
+    with pytest.raises(EcmfError, match="run 20_detect_faces --set n_shards=3 --set shard=1 first"):
+        media.read_faces("p")
 
 
 def test_shards_of_another_recipe_are_not_joined(home, many):
     for shard in range(2):
-        faces.detect_faces(many, "p", 1, shard, 2)
-    faces.detect_faces(many, "p", 1, 0, 2, margin=0.1)
+        media.detect_faces(many, "p", 1, shard, 2)
+    media.detect_faces(many, "p", 1, 0, 2, margin=0.1)
     assert not file_of().exists()  # its crops are no longer all there
-    faces.detect_faces(many, "p", 1, 1, 2, margin=0.1)
-    assert faces.read_face_recipe("p")["recipe"]["margin"] == 0.1
+    media.detect_faces(many, "p", 1, 1, 2, margin=0.1)
+    assert media.read_face_recipe("p")["recipe"]["margin"] == 0.1
 
 
 def test_a_shard_without_clips_has_an_empty_table(home, portrait):
     clips = clips_of(portrait)
-    shard = 1 - paths.shard_of("c0", 2)
-    part = faces.detect_faces(clips, "p", 1, shard, 2)
-    assert len(part) == len(faces.summarise_faces(part)) == 0
-    faces.detect_faces(clips, "p", 1, 1 - shard, 2)
-    assert set(faces.read_faces("p")["clip_id"]) == {"c0"}
+    shard = 1 - shard_of("c0", 2)
+    part = media.detect_faces(clips, "p", 1, shard, 2)
+    assert len(part) == len(media.summarise_faces(part)) == 0
+    media.detect_faces(clips, "p", 1, 1 - shard, 2)
+    assert set(media.read_faces("p")["clip_id"]) == {"c0"}
 
 
 def test_a_table_that_is_missing_names_its_notebook(home):
-    with pytest.raises(paths.EcmfError, match="run 20_detect_faces first"):
-        faces.read_faces("p")
-    with pytest.raises(paths.EcmfError, match="c9.npz is missing: run 20_detect_faces"):
-        faces.read_crops("p", "c9")
+    with pytest.raises(EcmfError, match="run 20_detect_faces first"):
+        media.read_faces("p")
+    with pytest.raises(EcmfError, match="c9.npz is missing: run 20_detect_faces"):
+        media.read_crops("p", "c9")
 
 
 def test_one_row_a_clip_tells_how_it_went(home, portrait, empty_room):
     clips = clips_of(portrait, empty_room, None)
-    state = faces.summarise_faces(faces.detect_faces(clips, "p", 1))
+    state = media.summarise_faces(media.detect_faces(clips, "p", 1))
     assert state["state"].tolist() == ["face", "none", "none"]
     assert state.loc["c0", "share"] == 1 and state.loc["c1", "share"] == 0
 

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from ecmf_bench import untrained
-from ecmf_utils import encoders, features, inference, media, paths, pretrained, towers, trial
+from ecmf_utils import encoders, features, files
+from ecmf_utils.encoders import inference, loading, pretrained, towers
+from ecmf_utils.media import reading
 
 from . import test_media
 
@@ -168,7 +170,7 @@ def test_shards_and_parts_change_no_vector(folders, family, home):
     assert_same(
         whole[:4],
         [
-            encoders.pool(rows)
+            loading.pool(rows)
             for rows in encoder.encode([taken(r, INPUTS[branch]) for r in clips.head(4).to_dict("records")])
         ],
     )
@@ -220,8 +222,8 @@ def test_the_last_layer_of_a_speech_model_is_what_last_gives(folders):
 
 
 def test_frame_level_rows_of_sound_and_video_know_when_they_are(folders, home):
-    from ecmf_utils.encoding import encode_row
-    from ecmf_utils.readers import Timed
+    from ecmf_utils.features.extraction import encode_row
+    from ecmf_utils.features.inputs import Timed
 
     how = {"level": "frame", "pooling": "mean"}
     row = encode_row({"clip_id": "a"}, load(folders, "hubert-large"), lambda _: SOUNDS[1], how)
@@ -243,9 +245,9 @@ def test_long_sound_is_encoded_in_windows_that_overlap(folders):
     assert ready.problem == "sound_windows" and len(ready.items) == 3 and max(ready.sizes) == 32000
     assert abs(len(rows) - len(whole)) <= 2 * len(ready.items)
     cosine = (
-        (encoders.pool(rows) @ encoders.pool(whole))
-        / np.linalg.norm(encoders.pool(rows))
-        / np.linalg.norm(encoders.pool(whole))
+        (loading.pool(rows) @ loading.pool(whole))
+        / np.linalg.norm(loading.pool(rows))
+        / np.linalg.norm(loading.pool(whole))
     )
     assert cosine > 0.99
 
@@ -259,7 +261,7 @@ def test_a_sound_a_little_longer_than_its_window_gains_no_rows(folders, family):
 
 
 def test_whisper_hears_no_more_than_its_window(folders):
-    with pytest.raises(paths.EcmfError, match="window_s=30, overlap_s=40: expected 0 <= overlap_s < window_s"):
+    with pytest.raises(files.EcmfError, match="window_s=30, overlap_s=40: expected 0 <= overlap_s < window_s"):
         load(folders, "whisper", window_s=60.0, overlap_s=40.0)
     assert load(folders, "whisper", window_s=60.0).recipe["window_s"] == 30.0
 
@@ -318,7 +320,7 @@ def test_half_precision_is_near_float32_and_says_how_near(folders, family):
     half = load(folders, family, precision="bf16")
     exact = load(folders, family)
     assert half.recipe["precision"] == "bf16" and exact.recipe["precision"] == "fp32"
-    assert 0 < half.deviation < trial.MOST_DEVIATION and exact.deviation is None
+    assert 0 < half.deviation < loading.MOST_DEVIATION and exact.deviation is None
     for one, other in zip(*(encoder.encode(INPUTS[BRANCH[family]]) for encoder in (half, exact)), strict=True):
         assert 0 < np.linalg.norm(one - other) < 0.05 * np.linalg.norm(other)
 
@@ -342,8 +344,8 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(folders):
 
 
 def test_half_precision_that_is_too_far_off_is_refused(folders, monkeypatch):
-    monkeypatch.setattr(trial, "MOST_DEVIATION", 1e-9)
-    with pytest.raises(paths.EcmfError, match="bf16 changes a vector by .* say precision=fp32"):
+    monkeypatch.setattr(loading, "MOST_DEVIATION", 1e-9)
+    with pytest.raises(files.EcmfError, match="bf16 changes a vector by .* say precision=fp32"):
         load(folders, "vit", precision="bf16")
 
 
@@ -354,7 +356,7 @@ def test_a_wrong_layer_is_noticed(folders, monkeypatch):
     right = inference.combine
     monkeypatch.setattr(inference, "combine", lambda states, layers: right(states[:-1], layers))
     for family in ("bert", "hubert", "clip", "timm"):
-        with pytest.raises((AssertionError, paths.EcmfError)):
+        with pytest.raises((AssertionError, files.EcmfError)):
             test_rows_equal_a_forward_pass_of_each_clip_alone(folders, family, "sum-last-2")
 
 
@@ -380,6 +382,6 @@ def test_frames_by_index_instead_of_time_are_noticed(tmp_path, monkeypatch):
         chosen = [min(int(t * rate), len(frames) - 1) for t in times]
         return np.stack([frames[i] for i in chosen]), np.array(chosen) / rate
 
-    monkeypatch.setattr(media, "read_frames", by_index)
+    monkeypatch.setattr(reading, "read_frames", by_index)
     with pytest.raises(AssertionError):
         test_media.test_frames_are_chosen_by_time_stamp_not_by_index(tmp_path)

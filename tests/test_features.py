@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import clipwriter, encoders, faces, features, paths, readers, selection
-from ecmf_utils.store import spans
+from ecmf_utils import encoders, features, files, media
+from ecmf_utils.features import loading
+from ecmf_utils.features.store import spans
+from ecmf_utils.media import writing
 
 SEEN = []
 
@@ -23,7 +25,7 @@ SEEN = []
 def clips_of(n=6, **columns):
     rows = {"clip_id": [f"c{i:02d}" for i in range(n)], "text": [f"word{i}" for i in range(n)]}
     frame = pd.DataFrame(rows | columns)
-    return frame.assign(content_hash=[paths.digest(row) for row in frame.to_dict("records")])
+    return frame.assign(content_hash=[files.digest(row) for row in frame.to_dict("records")])
 
 
 def spell(texts):
@@ -72,7 +74,7 @@ def encoder(run=spell, name="spell", **settings):
 
 
 def read(row):
-    return readers.read_text(row)
+    return features.read_text(row)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +83,7 @@ def nothing_seen():
 
 
 def file_of(branch="text", slug="spell-last-mean", level="utterance", name="000-of-001"):
-    return paths.data_dir("p") / "features" / branch / slug / level / f"{name}.parquet"
+    return files.data_dir("p") / "features" / branch / slug / level / f"{name}.parquet"
 
 
 def extract(clips, run=spell, branch="text", reader=read, **settings):
@@ -91,11 +93,11 @@ def extract(clips, run=spell, branch="text", reader=read, **settings):
 def test_a_file_says_what_its_vectors_are(home):
     summary = extract(clips_of()).iloc[0]
     assert (summary["clips"], summary["ok"], summary["dim"]) == (6, 6, 2)
-    schema, header = pq.read_schema(file_of()), paths.parquet_metadata(file_of())
+    schema, header = pq.read_schema(file_of()), files.parquet_metadata(file_of())
     assert str(schema.field("vector").type) == "fixed_size_list<element: float>[2]"
     assert header["recipe"]["pooling"] == "mean" and header["recipe"]["level"] == "utterance"
-    assert header["recipe_hash"] == selection.read_selected("p", "text")["recipe_hash"]
-    assert header["schema_version"] == paths.SCHEMA_VERSION
+    assert header["recipe_hash"] == features.read_selected("p", "text")["recipe_hash"]
+    assert header["schema_version"] == files.SCHEMA_VERSION
 
 
 def test_vectors_come_back_as_they_were_pooled(home):
@@ -160,7 +162,7 @@ def test_another_recipe_computes_everything_and_is_selected(home):
     extract(clips_of())
     extract(clips_of(), extra={"window": 3})
     assert len(SEEN) == 12
-    assert selection.read_selected("p", "text")["recipe"]["extra"] == {"window": 3}
+    assert features.read_selected("p", "text")["recipe"]["extra"] == {"window": 3}
 
 
 def test_a_clip_that_failed_is_tried_again(home):
@@ -221,9 +223,9 @@ def test_shards_join_to_the_whole(home):
 
 def test_a_missing_or_stale_shard_is_one_clear_line(home):
     extract(clips_of(20), shard=0, n_shards=2)
-    with pytest.raises(paths.EcmfError, match="24_extract_text --set shard=1 first"):
+    with pytest.raises(files.EcmfError, match="24_extract_text --set shard=1 first"):
         features.load("p", ["text"])
-    with pytest.raises(paths.EcmfError, match="shard=2: expected 0 to n_shards - 1 = 1"):
+    with pytest.raises(files.EcmfError, match="shard=2: expected 0 to n_shards - 1 = 1"):
         extract(clips_of(), shard=2, n_shards=2)
 
 
@@ -231,23 +233,23 @@ def test_a_clip_with_two_rows_is_refused(home):
     extract(clips_of(3))
     whole = pq.read_table(file_of())
     pq.write_table(pa.concat_tables([whole, whole.slice(1, 1)]), file_of())
-    with pytest.raises(paths.EcmfError, match="features/text: clip 'c01' has more than one row: run 24_extract_text"):
+    with pytest.raises(files.EcmfError, match="features/text: clip 'c01' has more than one row: run 24_extract_text"):
         features.load("p", ["text"], clip_ids=["c00", "c01", "c02"])
 
 
 def test_a_broken_file_is_named(home):
     extract(clips_of(3))
     file_of().write_bytes(file_of().read_bytes()[:1000])
-    with pytest.raises(paths.EcmfError, match=r"000-of-001.parquet: not a Parquet file .* delete it and run again"):
+    with pytest.raises(files.EcmfError, match=r"000-of-001.parquet: not a Parquet file .* delete it and run again"):
         features.load("p", ["text"])
 
 
 def test_frame_level_files_hold_rows_and_their_times(home, tmp_path):
     frames = [np.full((32, 32, 3), 40 * i, np.uint8) for i in range(1, 6)]
-    video = clipwriter.write_clip(tmp_path / "v.mp4", frames, 5)
+    video = writing.write_clip(tmp_path / "v.mp4", frames, 5)
     clips = clips_of(1, video=[str(video)], duration_s=[1.0])
     light = replace(encoder(brightness), dim=3, modality="frames")
-    reader = partial(readers.read_scene, n_frames=5)
+    reader = partial(features.read_scene, n_frames=5)
     features.extract("p", "scene", clips, light, reader, level="frame")
     row = pq.read_table(file_of("scene", level="frame")).to_pylist()[0]
     assert row["n_frames"] == 5 and np.allclose(row["times"], [0, 0.2, 0.4, 0.6, 0.8])
@@ -261,7 +263,7 @@ def test_workers_give_the_same_vectors(home, clip):
     light = encoders.load("classical", "scene")
     assert light.portable
     for profile, n_workers in (("one", 1), ("two", 2)):
-        features.extract(profile, "scene", clips, light, readers.read_scene, n_workers=n_workers)
+        features.extract(profile, "scene", clips, light, features.read_scene, n_workers=n_workers)
     one, two = (features.load(profile, ["scene"]) for profile in ("one", "two"))
     assert np.array_equal(one.x["scene"], two.x["scene"]) and two.present["scene"].all()
 
@@ -269,25 +271,25 @@ def test_workers_give_the_same_vectors(home, clip):
 def test_a_heavy_encoder_stays_here_and_only_reading_goes_to_workers(home, clip):
     clips = clips_of(40, video=[str(clip)] * 40, duration_s=[1.2] * 40)
     heavy = replace(encoder(lambda given: brightness(given)), dim=3, modality="frames")
-    features.extract("p", "scene", clips, heavy, readers.read_scene, n_workers=2)
+    features.extract("p", "scene", clips, heavy, features.read_scene, n_workers=2)
     assert features.load("p", ["scene"]).present["scene"].all()
 
 
 def test_every_reader_names_what_is_not_there(home, tmp_path):
     tone = np.full(8000, 0.1, np.float32)
-    sound = clipwriter.write_clip(tmp_path / "s.mp4", [], 10, tone)
-    picture = clipwriter.write_clip(tmp_path / "p.mp4", [np.zeros((32, 32, 3), np.uint8)] * 4, 10)
-    hush = clipwriter.write_clip(tmp_path / "h.mp4", [], 10, np.zeros(8000, np.float32))
+    sound = writing.write_clip(tmp_path / "s.mp4", [], 10, tone)
+    picture = writing.write_clip(tmp_path / "p.mp4", [np.zeros((32, 32, 3), np.uint8)] * 4, 10)
+    hush = writing.write_clip(tmp_path / "h.mp4", [], 10, np.zeros(8000, np.float32))
     page = tmp_path / "page.mp4"
     page.write_text("<html></html>")
     videos = [sound, picture, hush, page, tmp_path / "gone.mp4", None]
     clips = clips_of(6, video=[v and str(v) for v in videos], audio=None, duration_s=0.8)
-    faces.detect_faces(clips, "p", 1)
-    read_crops = partial(readers.read_face, profile="p")
+    media.detect_faces(clips, "p", 1)
+    read_crops = partial(features.read_face, profile="p")
     looks = {
-        "scene": (readers.read_scene, ["no_video_stream", "few_frames", "no_video_stream"]),
+        "scene": (features.read_scene, ["no_video_stream", "few_frames", "no_video_stream"]),
         "face": (read_crops, ["no_video_stream", "no_face", "no_video_stream"]),
-        "audio": (readers.read_audio, [None, "no_sound_stream", "silent_sound"]),
+        "audio": (features.read_audio, [None, "no_sound_stream", "silent_sound"]),
     }
     for branch, (reader, wanted) in looks.items():
         features.extract("p", branch, clips, encoders.load("classical", branch), reader)
@@ -307,16 +309,16 @@ def test_a_transcript_in_a_wrong_encoding_is_told_from_an_empty_one(home):
 
 def test_the_text_of_a_row_can_be_its_identity(home):
     clips = clips_of(3, text=["a", "b", None])
-    extract(readers.distinct_texts(clips))
+    extract(features.distinct_texts(clips))
     SEEN.clear()
-    extract(readers.distinct_texts(clips.assign(content_hash="new video"), ["a", "c", None]))
+    extract(features.distinct_texts(clips.assign(content_hash="new video"), ["a", "c", None]))
     assert SEEN == ["c"]
 
 
 def test_crops_that_were_never_made_stop_the_extraction(home, clip):
     clips = clips_of(2, video=[str(clip)] * 2)
-    reader = partial(readers.read_face, profile="p")
-    with pytest.raises(paths.EcmfError, match="run 20_detect_faces first"):
+    reader = partial(features.read_face, profile="p")
+    with pytest.raises(files.EcmfError, match="run 20_detect_faces first"):
         features.extract("p", "face", clips, encoders.load("classical", "face"), reader)
 
 
@@ -342,9 +344,9 @@ def test_another_extraction_can_be_chosen_by_name(home):
 
 def test_an_encoder_that_is_not_there_or_stands_twice_is_one_clear_line(home):
     extract(clips_of(), pooling="mean")
-    with pytest.raises(paths.EcmfError, match="no 'bert', there is spell-last-mean: run 24_extract_text for it"):
+    with pytest.raises(files.EcmfError, match="no 'bert', there is spell-last-mean: run 24_extract_text for it"):
         features.load("p", ["text@bert"])
-    with pytest.raises(paths.EcmfError, match="text and text@spell-last-mean are the same vectors: leave one of them"):
+    with pytest.raises(files.EcmfError, match="text and text@spell-last-mean are the same vectors: leave one of them"):
         features.load("p", ["text", "text@spell-last-mean"])
 
 
@@ -358,9 +360,9 @@ def test_a_matrix_is_what_is_stored(home):
 
 def test_frames_come_clip_by_clip(home):
     extract(clips_of(3, text=["a", None, "bc"]), level="frame")
-    found = dict(features.iterate_frames("p", "text"))
+    found = dict(loading.iterate_frames("p", "text"))
     assert found["c01"] is None and np.array_equal(found["c02"], spell(["bc"])[0])
-    with pytest.raises(paths.EcmfError, match="features/text: stored at frame level"):
+    with pytest.raises(files.EcmfError, match="features/text: stored at frame level"):
         features.load_matrix("p", "text")
 
 
@@ -408,21 +410,21 @@ def test_shards_of_different_length_are_one_clear_line(home):
     at = table.column_names.index("vector")
     table = table.set_column(at, "vector", longer).replace_schema_metadata(table.schema.metadata)
     pq.write_table(table, path)
-    with pytest.raises(paths.EcmfError, match="001-of-002.parquet: vectors of 3 dimensions, 2 in the first shard"):
+    with pytest.raises(files.EcmfError, match="001-of-002.parquet: vectors of 3 dimensions, 2 in the first shard"):
         features.load("p", ["text"])
 
 
 def test_what_was_not_extracted_names_its_notebook(home):
-    with pytest.raises(paths.EcmfError, match="is missing: run 22_extract_scene first"):
+    with pytest.raises(files.EcmfError, match="is missing: run 22_extract_scene first"):
         features.load("p", ["scene"])
     extract(clips_of(3))
-    with pytest.raises(paths.EcmfError, match="1 clips have no row, the first is 'c09'"):
+    with pytest.raises(files.EcmfError, match="1 clips have no row, the first is 'c09'"):
         features.load("p", ["text"], clip_ids=["c00", "c09"])
 
 
 @pytest.mark.parametrize("wrong", [{"pooling": "median"}, {"level": "word"}])
 def test_an_unknown_pooling_or_level_is_refused(home, wrong):
-    with pytest.raises(paths.EcmfError, match="expected one of mean, mean\\+std, max"):
+    with pytest.raises(files.EcmfError, match="expected one of mean, mean\\+std, max"):
         extract(clips_of(), **wrong)
 
 
@@ -437,9 +439,9 @@ def test_a_full_disk_is_one_clear_line_and_costs_no_part(home, monkeypatch):
             raise OSError(28, "No space left on device")
         pq_write(table, path, **options)
 
-    pq_write = paths.pq.write_table
-    monkeypatch.setattr(paths.pq, "write_table", full)
-    with pytest.raises(paths.EcmfError, match="No space left on device"):
+    pq_write = files.pq.write_table
+    monkeypatch.setattr(files.pq, "write_table", full)
+    with pytest.raises(files.EcmfError, match="No space left on device"):
         extract(clips_of(8), part=2)
     assert file_of().read_bytes() == before
     SEEN.clear()
@@ -451,7 +453,7 @@ def test_the_real_clips_are_all_accounted_for(home, realdata):
     known = pd.read_csv(realdata / "clips" / "manifest.csv")
     videos = [str(realdata / "clips" / name) for name in known["file"]]
     clips = clips_of(16, video=videos, audio=None, duration_s=list(known["dur"]))
-    for branch, reader in (("scene", readers.read_scene), ("audio", readers.read_audio)):
+    for branch, reader in (("scene", features.read_scene), ("audio", features.read_audio)):
         features.extract("p", branch, clips, encoders.load("classical", branch), reader)
     table = features.read_status("p", ["scene", "audio"])
     problems = dict(zip(table["clip_id"] + table["branch"], table["problem"], strict=True))
@@ -464,8 +466,8 @@ def test_the_real_clips_are_all_accounted_for(home, realdata):
 
 
 def test_very_long_clips_are_encoded_few_at_a_time(home):
-    from ecmf_utils.inference import Batches
-    from ecmf_utils.towers import Prepared
+    from ecmf_utils.encoders.inference import Batches
+    from ecmf_utils.encoders.towers import Prepared
 
     seen = []
     model = replace(

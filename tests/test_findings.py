@@ -3,8 +3,8 @@
 import ast
 from pathlib import Path
 
-from ecmf_utils import findings
-from ecmf_utils.findings import FINDINGS, INFO, Findings, severity
+from ecmf_utils.corpus import findings
+from ecmf_utils.corpus.findings import FINDINGS, INFO, Findings, severity
 
 
 def test_the_frame_keeps_every_finding_in_order():

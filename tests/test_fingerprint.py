@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from ecmf_utils import media
-from ecmf_utils.fingerprint import LEAST, MAX_ERROR, fingerprint, near_duplicates
+from ecmf_utils.corpus.sound_prints import LEAST, MAX_ERROR, fingerprint, near_duplicates
 
 RATE = 16000
 
@@ -113,7 +113,7 @@ def test_there_are_about_thirty_moments_a_second():
 
 def test_a_long_sound_has_the_fingerprint_of_its_parts(monkeypatch):
     whole = fingerprint(babble(0, 8.0))
-    monkeypatch.setattr("ecmf_utils.fingerprint.BLOCK", 7)
+    monkeypatch.setattr("ecmf_utils.corpus.sound_prints.BLOCK", 7)
     assert fingerprint(babble(0, 8.0)) == whole
 
 

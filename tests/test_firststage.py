@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from ecmf_utils import firststage
 from ecmf_utils.features import Features
-from ecmf_utils.firststage import Choice, FirstStage, principal_axes
-from ecmf_utils.linear import Scaler
+from ecmf_utils.models import first_stage
+from ecmf_utils.models.first_stage import Choice, FirstStage, principal_axes
+from ecmf_utils.models.linear import Scaler
 
 from .made_up import DIMS, make_branches, one_hot
 
@@ -43,7 +43,7 @@ def test_the_ridge_on_all_axes_is_that_of_scikit_learn(ridge):
     x -= x.mean(0)
     axes, values = principal_axes(x, 7)
     z = np.hstack([np.ones((90, 1), np.float32), x @ axes])
-    table = firststage._ridge(*firststage._normal(z, targets, np.ones(90)), values, Choice(7, ridge))
+    table = first_stage._ridge(*first_stage._normal(z, targets, np.ones(90)), values, Choice(7, ridge))
     reference = Ridge(alpha=ridge * 90).fit(x, targets)
     np.testing.assert_allclose(z @ table, reference.predict(x), atol=1e-4)
 
@@ -107,7 +107,7 @@ def test_it_is_applied_in_pieces_that_change_nothing(monkeypatch):
     data, truth, _, groups = make_branches(120)
     stage, scaler, _ = fitted(data, truth, groups)
     whole = stage.apply(data, scaler)
-    monkeypatch.setattr(firststage, "ROWS", 7)
+    monkeypatch.setattr(first_stage, "ROWS", 7)
     parts = stage.apply(data, scaler)
     np.testing.assert_allclose(whole[1], parts[1], atol=1e-5)
 
@@ -120,8 +120,8 @@ def test_no_more_axes_than_asked_for():
 FITS = """
 import json
 import numpy as np
-from ecmf_utils.baselines import make_model
-from ecmf_utils.features import Features
+from ecmf_utils.models.registry import make_model
+from ecmf_utils.features.loading import Features
 rng = np.random.default_rng(3)
 truth = np.arange(18) % 3
 dims = {"face": 300, "audio": 60, "text": 384}

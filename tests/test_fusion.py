@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ecmf_utils.fusion import Ecmf, masked_softmax
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.files import EcmfError
+from ecmf_utils.models.ecmf import Ecmf, masked_softmax
 
 from .made_up import DIMS
 

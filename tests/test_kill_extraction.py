@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from ecmf_bench import untrained
-from ecmf_utils import corpus, encoders, encoding, features, paths, readers, workers
-from ecmf_utils.paths import ROOT
+from ecmf_utils import corpus, encoders, features, files, parallel
+from ecmf_utils.features import extraction
+from ecmf_utils.files import ROOT
 from ecmf_workflow import cli
 
 KILLS = 10
@@ -23,7 +24,7 @@ PART = 4
 COPIES = 4  # of the 24 clips of `tiny`, so that no run is done before it is killed
 SLOW_S = 0.1  # that reading and encoding a clip take longer
 WORKERS, CHUNK = 2, 2
-AT_WORK = {"model": 0, "light": (WORKERS * workers.AHEAD + 1) * CHUNK}  # clips that worker processes encode ahead
+AT_WORK = {"model": 0, "light": (WORKERS * parallel.AHEAD + 1) * CHUNK}  # clips that worker processes encode ahead
 MARK = "ECMF_TEST_MARK"
 
 
@@ -31,7 +32,7 @@ def slowly(row, log):
     """The real reader; notes the clip and takes its time."""
     note(log, "read", row["clip_id"])
     time.sleep(SLOW_S)
-    return readers.read_audio(row)
+    return features.read_audio(row)
 
 
 def note(log, *words):
@@ -47,9 +48,9 @@ def many():
 
 def extract(profile, kind, log):
     """What the processes do that are killed: worker processes read, and encode where the encoder is light."""
-    encoding.FEW_CLIPS = 0  # so that they start
+    extraction.FEW_CLIPS = 0  # so that they start
     encoder = replace(encoders.load("classical", "audio"), portable=kind == "light")
-    encode = encoding.encode_batch
+    encode = extraction.encode_batch
 
     def noted(batch, *more):
         for outcome in encode(batch, *more):
@@ -57,7 +58,7 @@ def extract(profile, kind, log):
             time.sleep(SLOW_S)
             yield outcome
 
-    encoding.encode_batch = noted
+    extraction.encode_batch = noted
     reader = partial(slowly, log=log)
     features.extract(profile, "audio", many(), encoder, reader, part=PART, n_workers=WORKERS)
 
@@ -78,7 +79,7 @@ def marked(mark):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark and workers.is_alive(process):
+            if process.environ().get(MARK) == mark and parallel.is_alive(process):
                 found.append(process)
         except psutil.Error:
             continue
@@ -94,7 +95,7 @@ def wait_until(condition, seconds):
 
 def files_of(profile):
     """Content of everything that an extraction leaves; nothing else may lie there."""
-    place = paths.data_dir(profile) / "features"
+    place = files.data_dir(profile) / "features"
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
@@ -150,7 +151,7 @@ def test_a_notebook_killed_in_the_middle_leaves_no_process_and_ends_as_if_it_wer
     began = time.monotonic()
     assert run("whole").wait(120) == 0
     took, whole = time.monotonic() - began, files_of("tiny")
-    for path in (paths.data_dir("tiny") / "features").rglob("*.*"):
+    for path in (files.data_dir("tiny") / "features").rglob("*.*"):
         path.unlink()
     for mark, share in {"early": 0.5, "late": 0.8}.items():
         process = run(mark)

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from ecmf_utils import labelset
-from ecmf_utils.findings import Findings
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.corpus.findings import Findings
+from ecmf_utils.corpus.label_map import apply, check
+from ecmf_utils.files import EcmfError
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 MAP = {"calm": "neutral", "fearful": "worried", "disgust": None}
@@ -20,13 +20,13 @@ def rows():
 
 
 def test_mapped_labels_are_translated_and_the_original_is_kept(rows):
-    made, _ = labelset.apply(rows, SIX, MAP, Findings(), "p")
+    made, _ = apply(rows, SIX, MAP, Findings(), "p")
     assert made.loc[made["clip_id"] == "c0", ["label", "label_found"]].iloc[0].tolist() == ["neutral", "calm"]
     assert made.loc[made["clip_id"] == "c2", "label"].item() == "happy"
 
 
 def test_label_without_counterpart_is_dropped_and_counted(rows):
-    made, fates = labelset.apply(rows, SIX, MAP, Findings(), "p")
+    made, fates = apply(rows, SIX, MAP, Findings(), "p")
     assert "c3" not in set(made["clip_id"])
     assert len(made) == 5
     assert fates.set_index("found").loc["disgust", ["how", "clips"]].tolist() == ["dropped", 1]
@@ -34,7 +34,7 @@ def test_label_without_counterpart_is_dropped_and_counted(rows):
 
 def test_slip_of_the_pen_stays_as_unlabelled_and_is_told_with_its_row(rows):
     found = Findings()
-    made, fates = labelset.apply(rows, SIX, MAP, found, "p")
+    made, fates = apply(rows, SIX, MAP, found, "p")
     slip = made.set_index("clip_id").loc["c4"]
     assert (slip["label"], slip["split"], slip["problem"]) == (None, "unlabelled", "unknown_label")
     assert fates.set_index("found").loc["hapy", "how"] == "unknown"
@@ -44,7 +44,7 @@ def test_slip_of_the_pen_stays_as_unlabelled_and_is_told_with_its_row(rows):
 
 
 def test_every_label_that_is_found_is_in_the_table(rows):
-    _, fates = labelset.apply(rows, SIX, MAP, Findings(), "p")
+    _, fates = apply(rows, SIX, MAP, Findings(), "p")
     assert fates["clips"].sum() == rows["label"].notna().sum()
     assert dict(zip(fates["found"], fates["how"], strict=True)) == {
         "calm": "mapped",
@@ -63,11 +63,11 @@ def test_every_label_that_is_found_is_in_the_table(rows):
 )
 def test_mapping_onto_nothing_is_refused(label_map, line):
     with pytest.raises(EcmfError, match=line):
-        labelset.check(SIX, label_map, "p")
+        check(SIX, label_map, "p")
 
 
 def test_own_label_set_of_eight_needs_no_mapping(rows):
     eight = [*SIX, "calm", "disgust"]
-    made, fates = labelset.apply(rows[rows["label"] != "hapy"], eight, {}, Findings(), "p")
+    made, fates = apply(rows[rows["label"] != "hapy"], eight, {}, Findings(), "p")
     assert set(fates["how"]) == {"same"}
     assert len(made) == 5

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from ecmf_utils import baselines, features, labels, training
-from ecmf_utils.learner import TorchClassifier
-from ecmf_utils.linear import Scaler, group_folds
+from ecmf_utils import features, models, refinement
 from ecmf_utils.metrics import bootstrap_ci, score
+from ecmf_utils.models.classifier import TorchClassifier
+from ecmf_utils.models.linear import Scaler, group_folds
+from ecmf_utils.refinement import labels
+from ecmf_utils.training import cross_validation
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
@@ -23,8 +25,8 @@ def problem():
 
 def cross_validated(name, problem):
     data, y, groups, folds = problem
-    make = baselines.bind_model(name, data.dims, 4, **SETTINGS.get(name, {}))
-    return training.cross_validate(make, data, one_hot(y), np.ones(len(y)), folds, groups)
+    make = models.bind_model(name, data.dims, 4, **SETTINGS.get(name, {}))
+    return cross_validation.cross_validate(make, data, one_hot(y), np.ones(len(y)), folds, groups)
 
 
 def weighted_f1(y, proba):
@@ -107,9 +109,9 @@ def test_shuffled_labels_give_chance(name):
         data, truth, _, groups = make_branches(300, seed=seed)
         y, train = np.random.default_rng(seed).permutation(truth), np.arange(300) < 150
         known, new = features.take_clips(data, train), features.take_clips(data, ~train)
-        make = baselines.bind_model(name, data.dims, 4, **SETTINGS.get(name, {}))
+        make = models.bind_model(name, data.dims, 4, **SETTINGS.get(name, {}))
         rows = (one_hot(y[train]), np.ones(150), group_numbers(groups[train]), groups[train])
-        run = training.cross_validate(make, known, *rows, new)
+        run = cross_validation.cross_validate(make, known, *rows, new)
         names = np.array([f"{seed} {group}" for group in groups])
         found.append((y[train], run.oof, names[train], y[~train], run.test, names[~train]))
     y, oof, names, test_y, test, test_names = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -148,7 +150,7 @@ def test_refined_rows_for_a_fold_do_not_know_its_labels():
     folds = group_numbers(groups, 4)
     folds[140:], given[140:] = -2, -1
     moved = np.where(folds == 2, (given + 1) % 4, given)
-    one, two = (labels.refine(data, y, folds, groups, None, NAMES) for y in (given, moved))
+    one, two = (refinement.refine(data, y, folds, groups, None, NAMES) for y in (given, moved))
     same = [table[table["for_fold"] == 2].reset_index(drop=True) for table in (one, two)]
     assert same[0].equals(same[1]) and len(same[0]) > 90
     other = [table[table["for_fold"] == 1].reset_index(drop=True) for table in (one, two)]
@@ -160,7 +162,7 @@ def test_refined_rows_for_a_fold_do_not_know_its_features():
     folds = group_numbers(groups, 4)
     x = {b: np.where((folds == 2)[:, None], v * 7 + 3, v).astype(np.float32) for b, v in data.x.items()}
     changed = features.Features(data.clip_ids, x, data.present, data.dims)
-    one, two = (labels.refine(d, given, folds, groups, None, NAMES) for d in (data, changed))
+    one, two = (refinement.refine(d, given, folds, groups, None, NAMES) for d in (data, changed))
     pairs = [table[table["for_fold"] == 2].reset_index(drop=True) for table in (one, two)]
     assert pairs[0].equals(pairs[1])
 
@@ -179,7 +181,7 @@ def test_unlabelled_clips_of_held_out_speakers_are_not_labelled_for_that_fold():
     folds = group_numbers(groups, 4)
     speakers = set(groups[folds == 2])
     folds[120:], given[120:] = -2, -1
-    table = labels.refine(data, given, folds, groups, None, NAMES, pseudo_at=0.3)
+    table = refinement.refine(data, given, folds, groups, None, NAMES, pseudo_at=0.3)
     place = dict(zip(data.clip_ids, groups, strict=True))
     added = table[(table["action"] == "added") & (table["for_fold"] == 2)]
     assert len(added) and not set(added["clip_id"].map(place)) & speakers

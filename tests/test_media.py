@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import clipwriter, media
+from ecmf_utils import media
+from ecmf_utils.media import reading, writing
 
 FPS = 10
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)).astype(np.float32)
@@ -29,7 +30,7 @@ def number_of(frame):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return clipwriter.write_clip(tmp_path_factory.mktemp("m") / "c.mp4", numbered(20), FPS, TONE, crf=10)
+    return writing.write_clip(tmp_path_factory.mktemp("m") / "c.mp4", numbered(20), FPS, TONE, crf=10)
 
 
 def rotate(path, out):
@@ -43,7 +44,7 @@ def rotate(path, out):
 
 
 def test_probe_tells_what_a_clip_holds(clip):
-    info = media.probe(clip)
+    info = reading.probe(clip)
     assert info == {
         "duration_s": 2.0,
         "width": 64,
@@ -58,8 +59,8 @@ def test_probe_tells_what_a_clip_holds(clip):
 
 
 def test_sound_only_and_picture_only_files_are_told_apart(tmp_path):
-    sound = media.probe(clipwriter.write_clip(tmp_path / "s.mp4", [], FPS, TONE))
-    picture = media.probe(clipwriter.write_clip(tmp_path / "p.mp4", numbered(5), FPS))
+    sound = reading.probe(writing.write_clip(tmp_path / "s.mp4", [], FPS, TONE))
+    picture = reading.probe(writing.write_clip(tmp_path / "p.mp4", numbered(5), FPS))
     assert (sound["has_video"], sound["has_audio"], sound["width"]) == (False, True, None)
     assert (picture["has_video"], picture["has_audio"], picture["sample_rate"]) == (
         True,
@@ -69,8 +70,8 @@ def test_sound_only_and_picture_only_files_are_told_apart(tmp_path):
 
 
 def test_a_single_frame_is_read(tmp_path):
-    path = clipwriter.write_clip(tmp_path / "one.mp4", numbered(1), FPS)
-    assert media.probe(path)["n_frames"] == 1
+    path = writing.write_clip(tmp_path / "one.mp4", numbered(1), FPS)
+    assert reading.probe(path)["n_frames"] == 1
     assert media.read_frames(path, [0.0, 5.0])[0].shape == (2, 48, 64, 3)
 
 
@@ -103,8 +104,8 @@ def test_frames_are_chosen_by_time_stamp_not_by_index(tmp_path):
 
 
 def test_far_apart_times_are_found_by_seeking(tmp_path, monkeypatch):
-    path = clipwriter.write_clip(tmp_path / "long.mp4", numbered(20), FPS, crf=10)
-    monkeypatch.setattr(media, "SEEK_GAP_S", 0.3)
+    path = writing.write_clip(tmp_path / "long.mp4", numbered(20), FPS, crf=10)
+    monkeypatch.setattr(reading, "SEEK_GAP_S", 0.3)
     frames, _ = media.read_frames(path, [0.05, 0.85, 1.75])
     assert [number_of(frame) for frame in frames] == [0, 8, 17]
 
@@ -117,12 +118,12 @@ def test_large_frames_are_scaled_down_and_small_ones_left(clip):
 def test_a_turned_recording_is_shown_upright(tmp_path):
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:16, :16] = 255  # top left, which a turn clockwise brings to the top right
-    stored = clipwriter.write_clip(tmp_path / "plain.mp4", [picture] * 3, FPS, crf=5)
+    stored = writing.write_clip(tmp_path / "plain.mp4", [picture] * 3, FPS, crf=5)
     turned = rotate(stored, tmp_path / "turned.mp4")
     frame = media.read_frames(turned, [0.0])[0][0]
     assert frame.shape == (64, 48, 3)
     assert frame[:12, -12:].mean() > 200 and frame[:12, :12].mean() < 50
-    assert (media.probe(turned)["width"], media.probe(turned)["height"]) == (48, 64)
+    assert (reading.probe(turned)["width"], reading.probe(turned)["height"]) == (48, 64)
 
 
 def test_sound_is_read_at_the_wanted_rate(clip):
@@ -142,7 +143,7 @@ def test_channels_are_mixed_to_one(tmp_path, layout, channels):
         frame.sample_rate = 48000
         out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    assert media.probe(path)["channels"] == channels
+    assert reading.probe(path)["channels"] == channels
     sound = media.read_audio(path)
     assert sound.ndim == 1 and abs(len(sound) - 16000) < 100
     if channels == 2:
@@ -150,16 +151,16 @@ def test_channels_are_mixed_to_one(tmp_path, layout, channels):
 
 
 def test_silent_sound_is_read_as_it_is(tmp_path):
-    path = clipwriter.write_clip(tmp_path / "z.mp4", numbered(3), FPS, np.zeros(8000, np.float32))
-    assert np.abs(media.read_audio(path)).max() < media.SILENCE
+    path = writing.write_clip(tmp_path / "z.mp4", numbered(3), FPS, np.zeros(8000, np.float32))
+    assert np.abs(media.read_audio(path)).max() < reading.SILENCE
 
 
 def test_a_missing_stream_is_named(tmp_path):
-    silent = clipwriter.write_clip(tmp_path / "p.mp4", numbered(3), FPS)
-    blind = clipwriter.write_clip(tmp_path / "s.mp4", [], FPS, TONE)
-    with pytest.raises(media.MediaError, match="no sound stream") as sound:
+    silent = writing.write_clip(tmp_path / "p.mp4", numbered(3), FPS)
+    blind = writing.write_clip(tmp_path / "s.mp4", [], FPS, TONE)
+    with pytest.raises(reading.MediaError, match="no sound stream") as sound:
         media.read_audio(silent)
-    with pytest.raises(media.MediaError, match="no picture") as picture:
+    with pytest.raises(reading.MediaError, match="no picture") as picture:
         media.read_frames(blind, [0.0])
     assert (sound.value.code, picture.value.code) == ("no_sound_stream", "no_video_stream")
 
@@ -190,8 +191,8 @@ def test_a_file_that_cannot_be_used_is_one_line_with_a_code(tmp_path, clip, name
         content = whole[:start] + bytes(whole.index(b"moov") - 4 - start) + whole[whole.index(b"moov") - 4 :]
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(media.MediaError) as error:
-        media.probe(path)
+    with pytest.raises(reading.MediaError) as error:
+        reading.probe(path)
     assert error.value.code == code
     assert name in str(error.value) and "\n" not in str(error.value)
     assert media.PROBLEMS[code] in str(error.value)
@@ -209,19 +210,19 @@ def test_a_file_with_its_index_in_front_that_was_cut_is_truncated(tmp_path, clip
                 packet.stream = stream
                 out.mux(packet)
     fast.write_bytes(fast.read_bytes()[:-600])
-    with pytest.raises(media.MediaError, match="of 20 frames are there"):
-        media.probe(fast)
+    with pytest.raises(reading.MediaError, match="of 20 frames are there"):
+        reading.probe(fast)
 
 
 def test_an_error_survives_the_way_back_from_a_worker():
-    error = pickle.loads(pickle.dumps(media.MediaError("unreadable", "a.mp4", "why")))
+    error = pickle.loads(pickle.dumps(reading.MediaError("unreadable", "a.mp4", "why")))
     assert (error.code, str(error)) == ("unreadable", error.detail) and "a.mp4" in error.detail
 
 
 def test_libav_does_not_chatter(tmp_path, clip):
     broken = tmp_path / "half.mp4"
     broken.write_bytes(clip.read_bytes()[:3000])
-    code = "from ecmf_utils import media\ntry:\n    media.probe(r'%s')\nexcept media.MediaError:\n    pass"
+    code = "from ecmf_utils.media import reading\ntry:\n    reading.probe(r'%s')\nexcept reading.MediaError:\n    pass"
     done = subprocess.run([sys.executable, "-c", code % broken], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -242,10 +243,10 @@ def test_the_real_clips_hold_what_their_manifest_says(realdata):
     known = pd.read_csv(realdata / "clips" / "manifest.csv")
     assert len(known) == 16
     for row in known.itertuples():
-        info = media.probe(realdata / "clips" / row.file)
+        info = reading.probe(realdata / "clips" / row.file)
         size = (info["width"], info["height"], info["n_frames"], info["has_audio"])
         assert size == (row.w, row.h, row.frames, bool(row.audio)), row.file
         assert abs(info["duration_s"] - row.dur) < 0.02 and abs(info["fps"] - row.fps) < 0.05
         if row.audio:
             sound = media.read_audio(realdata / "clips" / row.file)
-            assert (np.abs(sound).max() < media.SILENCE) == (row.peak == 0), row.file
+            assert (np.abs(sound).max() < reading.SILENCE) == (row.peak == 0), row.file

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from ecmf_utils import metrics
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.files import EcmfError
 
 LABELS = ["neutral", "angry", "happy", "sad"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecmf_utils import baselines, networks
+from ecmf_utils.models import networks, registry
 
 DIMS = {"face": 6, "audio": 5, "text": 4}
 THERE = torch.ones(7, 3, dtype=torch.bool)
@@ -234,11 +234,11 @@ def test_an_absent_expert_is_not_asked():
 # ---- all of them
 
 
-@pytest.mark.parametrize("name", sorted(baselines.NETWORKS))
+@pytest.mark.parametrize("name", sorted(registry.NETWORKS))
 @pytest.mark.parametrize("n_branches", [1, 2, 6])
 def test_any_number_of_branches_and_one_clip(name, n_branches):
     dims = {f"b{i}": 3 + i for i in range(n_branches)}
-    module = baselines.NETWORKS[name][0](dims, 4)
+    module = registry.NETWORKS[name][0](dims, 4)
     for n in (1, 5):
         for training in (True, False):
             out = module.train(training)(inputs(n, dims), torch.ones(n, n_branches, dtype=torch.bool))
@@ -246,10 +246,10 @@ def test_any_number_of_branches_and_one_clip(name, n_branches):
             assert torch.isfinite(torch.as_tensor(out.get("penalty", 0.0))).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(baselines.NETWORKS) - {"ecmf"}))
+@pytest.mark.parametrize("name", sorted(set(registry.NETWORKS) - {"ecmf"}))
 def test_every_parameter_is_learned(name):
-    module = baselines.NETWORKS[name][0](DIMS, 4).train()
-    x = {b: torch.randn(16, 3, dim) for b, dim in DIMS.items()} if name in baselines.SEQUENTIAL else inputs(16)
+    module = registry.NETWORKS[name][0](DIMS, 4).train()
+    x = {b: torch.randn(16, 3, dim) for b, dim in DIMS.items()} if name in registry.SEQUENTIAL else inputs(16)
     out = module(x, torch.ones(16, 3, dtype=torch.bool))
     (out["logits"].square().mean() + out.get("penalty", 0.0)).backward()
     idle = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}

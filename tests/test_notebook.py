@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from ecmf_utils import notebook
-from ecmf_utils.paths import EcmfError, read_json
+from ecmf_utils import code, notebook
+from ecmf_utils.files import EcmfError, read_json
+from ecmf_utils.notebook import startup
 
 from .small_notebooks import edit, make_pipeline
 
@@ -59,9 +60,9 @@ def test_in_batch_the_given_values_stand(notebooks, monkeypatch):
 
 def test_start_notes_with_what_it_ran(notebooks):
     start(seed=3)
-    made = read_json(notebook.made_path("00_start_here", "tiny"))
+    made = read_json(startup.made_path("00_start_here", "tiny"))
     assert made["parameters"]["seed"] == 3
-    assert made["fingerprint"] == notebook.fingerprint("00")
+    assert made["fingerprint"] == startup.fingerprint("00")
 
 
 def test_missing_input_names_the_command(notebooks):
@@ -87,7 +88,7 @@ def test_failure_of_what_comes_before_is_one_line(notebooks):
 def test_notebooks_opened_side_by_side_do_not_collide(notebooks, home):
     names = ["22_extract_scene", "24_extract_text", "10_explore_corpus"]
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
-    env = {**os.environ, "PYTHONPATH": str(notebook.PACKAGE.parent)}
+    env = {**os.environ, "PYTHONPATH": str(code.PARENT)}
     started = [
         subprocess.Popen([*command, f"{name}.ipynb", "--output-dir", home], cwd=notebooks, env=env) for name in names
     ]

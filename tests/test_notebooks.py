@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils import cells, pipeline
+from ecmf_utils.notebook import parameters, steps
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 PLOTTING = re.compile(r"%pip|^\s*!|(?:['\"])(?:/|\.\./|~/)\w", re.M)
@@ -31,7 +31,7 @@ def path(request):
 
 
 def test_every_step_of_the_pipeline_is_a_notebook_and_the_other_way_round():
-    assert {p.stem for p in NOTEBOOKS} == set(pipeline.STEPS)
+    assert {p.stem for p in NOTEBOOKS} == set(steps.STEPS)
 
 
 def test_it_opens_with_a_verb_and_says_what_it_reads_writes_and_takes(path):
@@ -44,11 +44,11 @@ def test_parameters_are_typed_literals_with_a_remark_and_at_most_twenty(path):
     assert tags(cell) == ["parameters"]
     statements = ast.parse(source(cell)).body
     assert all(isinstance(s, ast.AnnAssign) for s in statements) and len(statements) <= 20
-    assert all(p.remark for p in cells.declared(path.stem).values())
+    assert all(p.remark for p in parameters.declared(path.stem).values())
 
 
 def test_the_profile_is_tiny_by_default(path):
-    declared = cells.declared(path.stem)
+    declared = parameters.declared(path.stem)
     assert declared["profile"].default == "tiny" and "seed" in declared
 
 

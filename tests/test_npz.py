@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from ecmf_utils.findings import Findings
-from ecmf_utils.npz import label_corpus, load_npz
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.corpus.findings import Findings
+from ecmf_utils.corpus.readers.label_npz import label_corpus, load_npz
+from ecmf_utils.files import EcmfError
 
 LABELS = {"a": {"emo": "happy", "val": 2.5}, "b": {"emo": "sad"}, "c": {"emo": 3, "val": -10}}
 
@@ -205,7 +205,7 @@ def test_a_shape_that_its_bytes_do_not_fill_is_refused_before_it_takes_memory(pl
 
 
 def test_an_archive_that_unpacks_to_an_absurd_size_is_refused(place, monkeypatch):
-    monkeypatch.setattr("ecmf_utils.npz.MAX_BYTES", 1000)
+    monkeypatch.setattr("ecmf_utils.corpus.readers.label_npz.MAX_BYTES", 1000)
     np.savez_compressed(place, x=np.zeros(1000))
     with pytest.raises(EcmfError, match=r"label-6way\.npz: unpacks to .* at most"):
         load_npz(place)

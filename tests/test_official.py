@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from ecmf_utils import official
+from ecmf_utils.evaluation import official
 from ecmf_utils.features import Features, take_clips
+from ecmf_utils.files import EcmfError
 from ecmf_utils.metrics import score
-from ecmf_utils.networks import OfficialAttention
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.models.networks import OfficialAttention
 
 from .made_up import make_branches
 

@@ -1,7 +1,7 @@
 import pytest
 
-from ecmf_utils import cells, params
-from ecmf_utils.paths import EcmfError, read_json
+from ecmf_utils.files import EcmfError, read_json
+from ecmf_utils.notebook import parameters, profiles
 
 from .small_notebooks import make_notebook, make_pipeline
 
@@ -51,7 +51,7 @@ def profile(notebooks, name, text):
     ],
 )
 def test_value_takes_the_declared_type(kind, default, given, expected):
-    value = cells.coerce(given, cells.Parameter("p", kind, default))
+    value = parameters.coerce(given, parameters.Parameter("p", kind, default))
     assert value == expected
     assert type(value) is type(expected)
 
@@ -89,7 +89,7 @@ def test_value_takes_the_declared_type(kind, default, given, expected):
 )
 def test_value_of_another_type_is_refused_by_name(kind, given):
     with pytest.raises(EcmfError, match=r"parameter p is .* is not") as error:
-        cells.coerce(given, cells.Parameter("p", kind, None))
+        parameters.coerce(given, parameters.Parameter("p", kind, None))
     assert repr(given) in str(error.value)
 
 
@@ -99,7 +99,7 @@ def test_parameters_cell_is_read_with_types_and_remarks(notebooks):
         "11_more",
         parameters='# data\nname: str = "a=b"  # which # one\nn: int | None = -1\nplain = [1]\n',
     )
-    found = cells.declared("11")
+    found = parameters.declared("11")
     assert [(p.name, p.kind, p.default) for p in found.values()] == [
         ("name", "str", "a=b"),
         ("n", "int | None", -1),
@@ -112,26 +112,26 @@ def test_parameters_cell_is_read_with_types_and_remarks(notebooks):
 def test_parameters_cell_holds_only_typed_literals(notebooks, line):
     make_notebook(notebooks, "11_more", parameters=f"a: int = 1\n{line}")
     with pytest.raises(EcmfError, match="11_more.ipynb"):
-        cells.declared("11")
+        parameters.declared("11")
 
 
 def test_notebook_without_parameters_cell_says_so(notebooks):
     path = make_notebook(notebooks, "11_more")
     path.write_text(path.read_text().replace('"parameters"', '"other"'))
     with pytest.raises(EcmfError, match="no code cell has the tag 'parameters'"):
-        cells.declared("11")
+        parameters.declared("11")
 
 
 def test_notebook_is_found_by_number_name_and_path(notebooks):
     wanted = "22_extract_scene"
     path = notebooks / f"{wanted}.ipynb"
-    assert {cells.notebook_name(n) for n in ("22", wanted, path, str(path))} == {wanted}
+    assert {parameters.notebook_name(n) for n in ("22", wanted, path, str(path))} == {wanted}
     with pytest.raises(EcmfError, match="did you mean 22_extract_scene"):
-        cells.notebook_name("22_extract_scenes")
+        parameters.notebook_name("22_extract_scenes")
 
 
 def test_profile_adds_to_what_it_extends(notebooks):
-    found = params.load_profile("more")
+    found = profiles.load_profile("more")
     assert found["labelled"] is False
     assert found["branches"] == ["text"]
     assert found["all"] == {"seed": 2}
@@ -139,13 +139,13 @@ def test_profile_adds_to_what_it_extends(notebooks):
 
 def test_members_are_not_inherited(notebooks):
     profile(notebooks, "part", "extends: both\n")
-    assert params.load_profile("both")["members"] == ["words", "more"]
-    assert params.load_profile("part")["members"] == []
+    assert profiles.load_profile("both")["members"] == ["words", "more"]
+    assert profiles.load_profile("part")["members"] == []
 
 
 def test_a_key_without_a_value_keeps_what_is_inherited(notebooks):
     profile(notebooks, "empty", "extends: more\nfeatures:\nbranches:\nlabels:\nmembers:\nall:\nnotebooks:\nlabelled:\n")
-    assert params.load_profile("empty") == params.load_profile("more") | {"name": "empty"}
+    assert profiles.load_profile("empty") == profiles.load_profile("more") | {"name": "empty"}
 
 
 @pytest.mark.parametrize(
@@ -167,23 +167,23 @@ def test_a_key_without_a_value_keeps_what_is_inherited(notebooks):
 def test_broken_profile_gives_one_line(notebooks, text, line):
     profile(notebooks, "bad", text)
     with pytest.raises(EcmfError) as error:
-        params.load_profile("bad")
+        profiles.load_profile("bad")
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_set_beats_notebook_beats_all_beats_default(notebooks):
     profile(notebooks, "p", "all: {seed: 1}\nnotebooks:\n  '24': {seed: 2}\n")
-    assert params.resolve("22", "tiny")["seed"] == 0
-    assert params.resolve("22", "p")["seed"] == 1
-    assert params.resolve("24", "p")["seed"] == 2
-    assert params.resolve("24", "p", ["seed=3"])["seed"] == 3
-    assert params.resolve("24", "p", ["22.seed=3"])["seed"] == 2
-    assert params.resolve("24", "p", ["seed=3", "24.seed=4"])["seed"] == 4
+    assert profiles.resolve("22", "tiny")["seed"] == 0
+    assert profiles.resolve("22", "p")["seed"] == 1
+    assert profiles.resolve("24", "p")["seed"] == 2
+    assert profiles.resolve("24", "p", ["seed=3"])["seed"] == 3
+    assert profiles.resolve("24", "p", ["22.seed=3"])["seed"] == 2
+    assert profiles.resolve("24", "p", ["seed=3", "24.seed=4"])["seed"] == 4
 
 
 def test_profile_name_labels_and_branches_reach_the_notebook(notebooks):
-    values = params.resolve("24", "tiny")
+    values = profiles.resolve("24", "tiny")
     assert values["profile"] == "tiny"
     assert values["labels"] == ["sad", "happy"]
     assert values["branches"] == ["text"]
@@ -192,73 +192,73 @@ def test_profile_name_labels_and_branches_reach_the_notebook(notebooks):
 @pytest.mark.parametrize("text", ["seed", "=3", ".seed=3", "profile=demo", "99.seed=1", "sede=1"])
 def test_malformed_set_is_refused(notebooks, text):
     with pytest.raises(EcmfError):
-        params.resolve("22", "tiny", [text])
+        profiles.resolve("22", "tiny", [text])
 
 
 def test_set_reaches_only_notebooks_that_declare_it(notebooks):
     make_notebook(notebooks, "90_benchmark", parameters="repeats: int = 3")
     sets = ["repeats=5", "22.seed=1"]
-    assert params.sets_for("90_benchmark", sets) == ["repeats=5"]
-    assert params.sets_for("22_extract_scene", sets) == ["22.seed=1"]
+    assert profiles.sets_for("90_benchmark", sets) == ["repeats=5"]
+    assert profiles.sets_for("22_extract_scene", sets) == ["22.seed=1"]
     with pytest.raises(EcmfError, match="unknown parameter 'repeats'"):
-        params.check_sets(sets, ["22_extract_scene"])
+        profiles.check_sets(sets, ["22_extract_scene"])
 
 
 def test_folder_profile_is_named_after_its_source(notebooks, home):
     (home / "my clips").mkdir()
-    name, rest = params.prepare("folder", [f"source={home / 'my clips'}", "labelled=true", "seed=4"])
+    name, rest = profiles.prepare("folder", [f"source={home / 'my clips'}", "labelled=true", "seed=4"])
     assert (name, rest) == ("folder-my-clips", ["seed=4"])
-    assert params.load_profile(name)["labelled"] is True
-    assert params.resolve("00", name)["source"] == str(home / "my clips")
-    assert params.resolve("00", name)["profile"] == name
+    assert profiles.load_profile(name)["labelled"] is True
+    assert profiles.resolve("00", name)["source"] == str(home / "my clips")
+    assert profiles.resolve("00", name)["profile"] == name
     assert read_json(home / "data" / name / "profile.json")["extends"] == "folder"
 
 
 def test_two_folders_of_one_name_do_not_share_outputs(notebooks, home):
     for place in ("a", "b"):
         (home / place / "clips").mkdir(parents=True)
-    name, _ = params.prepare("folder", [f"source={home / 'a' / 'clips'}"])
-    assert params.prepare("folder", [f"source={home / 'a' / 'clips'}"])[0] == name
+    name, _ = profiles.prepare("folder", [f"source={home / 'a' / 'clips'}"])
+    assert profiles.prepare("folder", [f"source={home / 'a' / 'clips'}"])[0] == name
     with pytest.raises(EcmfError, match=f"{name} has the outputs of {home / 'a' / 'clips'}: rename one"):
-        params.prepare("folder", [f"source={home / 'b' / 'clips'}"])
+        profiles.prepare("folder", [f"source={home / 'b' / 'clips'}"])
     (home / "a" / "clips").rename(home / "elsewhere")  # moved: the same clips at another place
-    assert params.prepare("folder", [f"source={home / 'b' / 'clips'}"])[0] == name
+    assert profiles.prepare("folder", [f"source={home / 'b' / 'clips'}"])[0] == name
 
 
 @pytest.mark.parametrize("sets", [[], ["source="], ["source=/no/such/folder"]])
 def test_folder_profile_needs_a_folder(notebooks, sets):
     with pytest.raises(EcmfError, match="source=DIR|no such folder"):
-        params.prepare("folder", sets)
+        profiles.prepare("folder", sets)
 
 
 def test_source_is_meant_from_the_callers_folder(notebooks, home, monkeypatch):
     (home / "clips").mkdir()
     monkeypatch.chdir(home)
-    assert params.prepare("tiny", ["source=clips"])[1] == [f"source={home / 'clips'}"]
+    assert profiles.prepare("tiny", ["source=clips"])[1] == [f"source={home / 'clips'}"]
 
 
 def test_profile_remembers_where_its_corpus_lies(notebooks, home):
     (home / "clips").mkdir()
     first = f"source={home / 'clips'}"
     make_notebook(notebooks, "00_start_here", parameters='source: str = ""\nmanifest: str = ""')
-    assert params.prepare("tiny", [first])[1] == [first]
-    assert params.prepare("tiny", [])[1] == []  # said, but nothing was read there yet
-    params.remember("tiny", {"source": str(home / "clips"), "manifest": ""})
-    assert params.prepare("tiny", ["seed=3"])[1] == [f"00_start_here.{first}", "seed=3"]
+    assert profiles.prepare("tiny", [first])[1] == [first]
+    assert profiles.prepare("tiny", [])[1] == []  # said, but nothing was read there yet
+    profiles.remember("tiny", {"source": str(home / "clips"), "manifest": ""})
+    assert profiles.prepare("tiny", ["seed=3"])[1] == [f"00_start_here.{first}", "seed=3"]
     make_notebook(notebooks, "90_benchmark", parameters="seed: int = 0")  # one that knows no source
-    assert params.resolve("90", "tiny", params.prepare("tiny", [])[1]) == {"seed": 0}
+    assert profiles.resolve("90", "tiny", profiles.prepare("tiny", [])[1]) == {"seed": 0}
 
 
 def test_features_of_a_branch_that_is_none_are_refused(notebooks):
     profile(notebooks, "p", "branches: [text]\nfeatures: {txet: t.csv}\n")
     with pytest.raises(EcmfError, match="profile p: features: unknown branch 'txet'; did you mean text?"):
-        params.load_profile("p")
+        profiles.load_profile("p")
 
 
 def test_label_map_and_features_of_a_profile_reach_the_notebook(notebooks):
     make_notebook(notebooks, "90_benchmark", parameters="label_map: dict = {}\nfeatures: dict = {}")
     profile(notebooks, "p", "label_map: {calm: sad, disgust: null}\nfeatures: {text: t.csv}\n")
-    values = params.resolve("90", "p")
+    values = profiles.resolve("90", "p")
     assert values["label_map"] == {"calm": "sad", "disgust": None}
     assert values["features"] == {"text": "t.csv"}
-    assert params.resolve("90", "p", ['label_map={"calm": null}'])["label_map"] == {"calm": None}
+    assert profiles.resolve("90", "p", ['label_map={"calm": null}'])["label_map"] == {"calm": None}

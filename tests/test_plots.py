@@ -9,8 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ecmf_utils import plots, robust_plots, score_plots, theme
-from ecmf_utils.robustness import list_subsets
+from ecmf_utils import plots
+from ecmf_utils.evaluation.robustness import list_subsets
+from ecmf_utils.plots import theme
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 NINE = [*SIX, "disgust", "calm", "price $5 and $6"]
@@ -54,16 +55,16 @@ def examples(labels, branches):
         "waveform_spectrogram": plots.waveform_spectrogram(rng.normal(size=4000), 16000, "$x$ $"),
         "embedding": plots.embedding(rng.normal(size=(n, 5)), clips["label"], labels, "audio"),
         "availability": plots.availability(counts),
-        "curves": score_plots.curves(history),
-        "branch_weights": score_plots.branch_weights(weights, branches, y, labels),
-        "scores_forest": score_plots.scores_forest(scores, reference=1 / 6),
-        "confusion": score_plots.confusion(rng.integers(0, 9, (len(labels),) * 2), labels),
-        "calibration": score_plots.calibration(bins),
-        "refine_flow": score_plots.refine_flow(clips["label"], y, labels),
-        "label_distributions": score_plots.label_distributions(answers),
-        "class_f1": score_plots.class_f1(f1),
-        "subsets": robust_plots.subsets(kept),
-        "noise": robust_plots.noise(noisy, kept),
+        "curves": plots.curves(history),
+        "branch_weights": plots.branch_weights(weights, branches, y, labels),
+        "scores_forest": plots.scores_forest(scores, reference=1 / 6),
+        "confusion": plots.confusion(rng.integers(0, 9, (len(labels),) * 2), labels),
+        "calibration": plots.calibration(bins),
+        "refine_flow": plots.refine_flow(clips["label"], y, labels),
+        "label_distributions": plots.label_distributions(answers),
+        "class_f1": plots.class_f1(f1),
+        "subsets": plots.subsets(kept),
+        "noise": plots.noise(noisy, kept),
     }
 
 
@@ -102,7 +103,7 @@ def test_synonyms_never_share_a_colour():
 
 
 def test_figure_shows_once_with_alt_text():
-    figure = score_plots.calibration(pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "n": [3]}))
+    figure = plots.calibration(pd.DataFrame({"confidence": [0.5], "accuracy": [0.5], "n": [3]}))
     data, metadata = figure._repr_mimebundle_()
     assert set(data) == {"image/png", "text/plain"}
     assert metadata["image/png"]["alt"] == "Accuracy against confidence"
@@ -118,20 +119,20 @@ def test_pyplot_keeps_no_figure():
 
 def test_absent_branches_do_not_lower_the_mean_weight():
     weights = np.array([[0.5, 0.5], [1.0, 0.0]])
-    figure = score_plots.branch_weights(weights, ["text", "face"], ["sad", "sad"], ["sad"])
+    figure = plots.branch_weights(weights, ["text", "face"], ["sad", "sad"], ["sad"])
     shown = [text.get_text() for text in figure.axes[1].texts]
     assert shown == ["0.75", "0.50"]
 
 
 def test_refine_flow_counts_dropped_and_added():
-    figure = score_plots.refine_flow(["sad", "sad", None], ["sad", None, "happy"], ["sad", "happy"])
+    figure = plots.refine_flow(["sad", "sad", None], ["sad", None, "happy"], ["sad", "happy"])
     columns = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     rows = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert columns == ["sad", "happy", "dropped"] and rows == ["sad", "happy", "no label"]
 
 
 def test_confusion_is_normalised_by_row():
-    figure = score_plots.confusion(np.array([[3, 1], [0, 0]]), ["sad", "happy"])
+    figure = plots.confusion(np.array([[3, 1], [0, 0]]), ["sad", "happy"])
     assert [t.get_text() for t in figure.axes[0].texts] == ["75%\n3", "25%\n1", "0%\n0", "0%\n0"]
 
 
@@ -149,14 +150,14 @@ def test_curves_end_where_most_fits_have_stopped_and_mark_the_epochs_that_are_ke
         pd.DataFrame({"epoch": range(n), "loss": 1.0, "inner_loss": [*range(n, 0, -1)], "inner_f1": 0.1 * i, "run": i})
         for i, n in enumerate([2, 4, 4, 9])
     ]
-    loss, score = score_plots.curves(pd.concat(fits)).axes
+    loss, score = plots.curves(pd.concat(fits)).axes
     assert list(loss.lines[0].get_xdata()) == [1, 2, 3, 4]  # one of four goes on
     assert score.get_title("left") == "epoch kept: 2 to 9, median 4" and list(score.lines[-1].get_xdata()) == [4, 4]
 
 
 def test_calibration_keeps_its_interval_between_0_and_1():
     bins = pd.DataFrame({"confidence": [0.2, 0.9], "accuracy": [1 / 6, 1.0], "n": [6, 40]})
-    band = score_plots.calibration(bins).axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    band = plots.calibration(bins).axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert 0 < band.min() < 1 / 6 and band.max() <= 1
 
 
@@ -164,11 +165,11 @@ def test_noise_is_a_panel_a_branch_with_the_level_of_the_hidden_branch():
     kept = pd.DataFrame({"branches": ["face+audio", "face", "audio"], "weighted_f1": [0.9, 0.7, 0.6]})
     noisy = pd.DataFrame([(b, s, 0.8, 0.7, 0.9) for b in ("face", "audio") for s in (0, 1)])
     noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
-    levels = {ax.get_title("left"): ax.lines[-1].get_ydata()[0] for ax in robust_plots.noise(noisy, kept).axes}
+    levels = {ax.get_title("left"): ax.lines[-1].get_ydata()[0] for ax in plots.noise(noisy, kept).axes}
     assert levels == {"face": 0.6, "audio": 0.7}
 
 
 def test_curves_of_a_run_without_inner_rows_show_the_loss_alone():
     history = pd.DataFrame({"epoch": [0, 1, 2], "loss": [1.0, 0.7, 0.6]})
-    draw(score_plots.curves(history))
-    assert len(score_plots.curves(history).axes) == 1
+    draw(plots.curves(history))
+    assert len(plots.curves(history).axes) == 1

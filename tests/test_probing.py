@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import clipwriter, corpus, media, probing
-from ecmf_utils.paths import ROOT, digest, file_hash, read_parquet
+from ecmf_utils.corpus import manifest, probing
+from ecmf_utils.files import ROOT, digest, file_hash, read_parquet
+from ecmf_utils.media import reading, writing
 
 from .miniatures import _converted
 
@@ -23,7 +24,7 @@ TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)).astype(np.floa
 
 
 def write(path, frames=FRAMES, sound=TONE):
-    return str(clipwriter.write_clip(path, frames, 12, sound, 16000))
+    return str(writing.write_clip(path, frames, 12, sound, 16000))
 
 
 def rows(paths, **columns):
@@ -52,7 +53,7 @@ def test_the_media_columns_follow_the_others_and_tell_what_a_clip_holds(tmp_path
         "clip_id",
         "video",
         "label",
-        *corpus.NUMBER_COLUMNS,
+        *manifest.NUMBER_COLUMNS,
         "audio",
         "content_hash",
         "detail",
@@ -60,7 +61,7 @@ def test_the_media_columns_follow_the_others_and_tell_what_a_clip_holds(tmp_path
         "status",
         "problem",
     ]
-    assert list(found.loc[0, list(corpus.NUMBER_COLUMNS)]) == [2.0, 64, 48, 12.0, 12, 16000]
+    assert list(found.loc[0, list(manifest.NUMBER_COLUMNS)]) == [2.0, 64, 48, 12.0, 12, 16000]
     known = found.loc[0, ["audio", "content_hash", "text", "status"]].to_dict()
     assert known == {"audio": path, "content_hash": file_hash(path), "text": "Words.", "status": "ok"}
     assert found[["problem", "detail"]].isna().all(axis=None)
@@ -182,9 +183,9 @@ def test_an_error_nobody_thought_of_is_told_of_its_clip_alone(files, monkeypatch
     def choke(path):
         if path == files[1]:
             raise ZeroDivisionError("no frames a second")
-        return {"has_video": True, "n_frames": 9} | dict.fromkeys(corpus.NUMBER_COLUMNS, 9)
+        return {"has_video": True, "n_frames": 9} | dict.fromkeys(manifest.NUMBER_COLUMNS, 9)
 
-    monkeypatch.setattr(media, "probe", choke)
+    monkeypatch.setattr(reading, "probe", choke)
     found = probing.probe_all(rows(files[:3]))
     assert list(found["status"]) == ["ok", "failed", "ok"]
     assert found.loc[1, "problem"] == "unreadable" and found.loc[1, "detail"].endswith("1.mp4: no frames a second")
@@ -198,7 +199,7 @@ def test_rows_keep_their_index_and_order(files):
 
 def test_no_rows_are_no_error(home):
     found = probing.probe_all(rows([]), profile="p")
-    assert len(found) == 0 and set(corpus.NUMBER_COLUMNS) <= set(found)
+    assert len(found) == 0 and set(manifest.NUMBER_COLUMNS) <= set(found)
 
 
 def test_workers_find_the_same(tmp_path, clip):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ecmf_bench import protocols
-from ecmf_utils import baselines, metrics
-from ecmf_utils import official as ecmf_utils_official
+from ecmf_utils import metrics, models
+from ecmf_utils.evaluation import official as evaluation_official
+from ecmf_utils.evaluation.official import OfficialRun
 from ecmf_utils.features import take_clips
-from ecmf_utils.official import OfficialRun
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.files import EcmfError
 
 SMALL = protocols.Source(n_train=300, n_test=100, dims=(64, 48, 32), seed=4)
 
@@ -20,7 +20,7 @@ def test_made_up_features_are_hard_but_not_hopeless_and_the_same_twice():
     source = protocols.Source(n_train=1500, n_test=500, dims=(256, 192, 256), seed=1)
     train, y, test, test_y = source.read()
     assert len(train) == len(y) == 1500 and len(test) == len(test_y) == 500 and set(y) == set(range(6))
-    model = baselines.make_model("logreg", train.dims, 6)
+    model = models.make_model("logreg", train.dims, 6)
     model.fit(train, np.eye(6)[y], np.ones(1500), np.array(train.clip_ids))
     assert 0.55 < metrics.score(test_y, model.predict(test)[0])["weighted_f1"] < 0.9
     again = source.read()
@@ -38,7 +38,7 @@ def test_both_sides_are_measured_on_their_own():
 
 def test_the_cost_of_few_folds_is_extrapolated_to_all(monkeypatch):
     found = OfficialRun(np.full((100, 6), 1 / 6), 0.5, 0.4, [], 7.0)
-    monkeypatch.setattr(ecmf_utils_official, "cross_validate", lambda *args, **how: found)
+    monkeypatch.setattr(evaluation_official, "cross_validate", lambda *args, **how: found)
     assert protocols._official(SMALL, 2, [0, 3], 0)["CPU s"] == 7.0 * 5 / 2
     assert protocols._official(SMALL, 2, None, 0)["CPU s"] == 7.0
 
@@ -110,11 +110,11 @@ def test_stacked_steps_are_those_of_single_networks(monkeypatch):
     """Without dropout both ways have to end in the same weights, or their times say nothing."""
     import torch
 
-    from ecmf_utils import fusion
+    from ecmf_utils.models import ecmf
 
     kept = {}
 
-    class Watched(fusion.Ecmf):
+    class Watched(ecmf.Ecmf):
         def __init__(self, dims, n_classes):
             super().__init__(dims, n_classes, dropout=0.0, input_dropout=0.0, branch_dropout=0.0)
 
@@ -124,7 +124,7 @@ def test_stacked_steps_are_those_of_single_networks(monkeypatch):
             kept[len(kept)] = params
             super().__init__(params, **settings)
 
-    monkeypatch.setattr(fusion, "Ecmf", Watched)
+    monkeypatch.setattr(ecmf, "Ecmf", Watched)
     monkeypatch.setattr(torch.optim, "AdamW", Kept)
     assert protocols._stacked(3, 16, 8, 1) > 0
     for at, stacked in enumerate(kept[3]):

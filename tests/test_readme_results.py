@@ -2,9 +2,9 @@
 
 import re
 
+from ecmf_utils.files import ROOT, read_json
 from ecmf_utils.metrics import SEARCHED
-from ecmf_utils.params import load_profile
-from ecmf_utils.paths import ROOT, read_json
+from ecmf_utils.notebook.profiles import load_profile
 from ecmf_workflow.pages import scoreboard, study
 from ecmf_workflow.results import reference_path
 

@@ -4,8 +4,9 @@ import pytest
 from bs4 import BeautifulSoup
 
 from ecmf_bench import untrained
-from ecmf_utils import corpus, features, media, pipeline, selection
-from ecmf_utils.paths import reports_dir
+from ecmf_utils import corpus, features, media
+from ecmf_utils.files import reports_dir
+from ecmf_utils.notebook import steps
 from ecmf_workflow import cli
 
 PROFILE = "folder-clips"  # named after the folder
@@ -41,7 +42,7 @@ def encoders(request, realdata, home):
 
 def tables(branch):
     """The tables of a page, as rows of the texts of their cells."""
-    notebook = next(nb for nb in pipeline.order(PROFILE) if nb.startswith(BRANCHES[branch]))
+    notebook = next(nb for nb in steps.order(PROFILE) if nb.startswith(BRANCHES[branch]))
     page = BeautifulSoup((reports_dir(PROFILE) / f"{notebook}.html").read_text(encoding="utf-8"), "html.parser")
     return [
         [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
@@ -56,7 +57,7 @@ def test_every_clip_is_accounted_for(encoders, branch):
     assert sorted(status["clip_id"]) == sorted(corpus.read_clips(PROFILE)["clip_id"]) and len(status) == 16
     assert status["problem"].value_counts().to_dict() == WITHOUT[branch]
     assert (status["status"] == "ok").sum() == 16 - sum(WITHOUT[branch].values())
-    chosen = selection.read_selected(PROFILE, branch)
+    chosen = features.read_selected(PROFILE, branch)
     assert chosen["recipe"]["name"] == encoders[branch] and (chosen["n_failed"], chosen["n_shards"]) == (0, 1)
 
 

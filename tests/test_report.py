@@ -13,11 +13,12 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from scipy.stats import ttest_1samp
 
-from ecmf_utils import baselines, pipeline, report
-from ecmf_utils.paths import EcmfError, data_dir, read_json, reports_dir, write_json, write_parquet
+from ecmf_utils import media
+from ecmf_utils.files import EcmfError, data_dir, read_json, reports_dir, write_json, write_parquet
+from ecmf_utils.models import registry
+from ecmf_utils.notebook import steps
 from ecmf_workflow import cli, results
-from ecmf_workflow.pages import index, markup, scoreboard
-from ecmf_workflow.pages import page as pages_page
+from ecmf_workflow.pages import index, markup, page as pages_page, scoreboard
 from ecmf_workflow.pages.page import to_html
 
 from .browser import needs_chromium, visit
@@ -391,7 +392,7 @@ def test_the_page_says_what_the_names_in_its_tables_mean(home):
         "given, refined",
         "text, context",
     ]
-    assert set(scoreboard.MODELS) >= {*baselines.NETWORKS, *baselines.LINEAR}
+    assert set(scoreboard.MODELS) >= {*registry.NETWORKS, *registry.LINEAR}
 
 
 def test_what_all_rows_have_in_common_is_said_once(home):
@@ -481,7 +482,7 @@ def test_the_index_by_hand_lists_what_has_not_run_and_renews_the_members_of_a_st
     scores(score(), profile="study-2")
     assert cli.main(["index", "study-2"]) == 0
     page = (reports_dir("study-2") / "index.html").read_text()
-    assert page.count("not run yet") == len(pipeline.order("study-2"))  # a detour is not the run itself
+    assert page.count("not run yet") == len(steps.order("study-2"))  # a detour is not the run itself
     scores(score(f1=0.9), profile="study-2")
     assert cli.main(["index", "study"]) == 0
     (row,) = read_json(reports_dir("study") / "results.json")["scores"]
@@ -541,38 +542,38 @@ def test_verify_without_reference_or_run_is_one_line(home):
 
 def test_policy_none_leaves_no_picture_sound_or_text():
     image = np.full((40, 60, 3), 7, np.uint8)
-    assert report.show_frame(image, "none") is None
-    assert report.show_sound(np.zeros(3), "none") is None
-    assert report.show_sound(np.zeros(3), "blurred") is None
-    assert {report.show_text("secret", p) for p in ("none", "blurred")} == {"(withheld)"}
+    assert media.show_frame(image, "none") is None
+    assert media.show_sound(np.zeros(3), "none") is None
+    assert media.show_sound(np.zeros(3), "blurred") is None
+    assert {media.show_text("secret", p) for p in ("none", "blurred")} == {"(withheld)"}
 
 
 def test_blurred_picture_keeps_its_size_and_loses_its_detail():
     image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-    blurred = report.show_frame(image, "blurred")
+    blurred = media.show_frame(image, "blurred")
     assert blurred.shape == image.shape and blurred.dtype == np.uint8
     assert np.abs(np.diff(blurred.astype(int), axis=1)).max() < 20
 
 
 def test_full_policy_shows_all():
     image = np.zeros((4, 4, 3), np.uint8)
-    assert report.show_frame(image, "full") is image
-    assert report.show_text("it's <b>", "full") == "it's <b>"  # a table escapes it
-    assert report.show_text(None, "full") == report.show_text(float("nan"), "full") == ""
+    assert media.show_frame(image, "full") is image
+    assert media.show_text("it's <b>", "full") == "it's <b>"  # a table escapes it
+    assert media.show_text(None, "full") == media.show_text(float("nan"), "full") == ""
 
 
 def test_a_clip_plays_from_within_the_page_or_is_withheld(home):
     (home / "a.mp4").write_bytes(b"clip")
-    playing = report.show_video(home / "a.mp4", "full")
+    playing = media.show_video(home / "a.mp4", "full")
     page = publish(home, code("1", shown({"text/html": playing})))
     assert '<video controls="" preload="metadata" src="data:video/mp4;base64,' in page
     assert outside(page) == []
-    assert "video" not in report.show_video(home / "a.mp4", "blurred")
+    assert "video" not in media.show_video(home / "a.mp4", "blurred")
 
 
 def test_unknown_policy_is_refused():
     with pytest.raises(EcmfError, match="none, blurred, full"):
-        report.show_text("x", "some")
+        media.show_text("x", "some")
 
 
 # ---- browser

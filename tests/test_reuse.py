@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ecmf_utils.paths import ROOT, read_json
+from ecmf_utils.files import ROOT, read_json
 
 NOTEBOOKS = {
     "face": "21_extract_face",

@@ -8,10 +8,9 @@ import time
 import psutil
 import pytest
 
-from ecmf_utils import workers
-from ecmf_utils.paths import ROOT, EcmfError, read_json
-from ecmf_workflow import kernel as ecmf_workflow_kernel
-from ecmf_workflow import runner
+from ecmf_utils import parallel
+from ecmf_utils.files import ROOT, EcmfError, read_json
+from ecmf_workflow import kernel as ecmf_workflow_kernel, runner
 
 from .small_notebooks import edit, make_pipeline
 
@@ -143,7 +142,7 @@ def test_full_disk_is_one_line(notebooks, monkeypatch, capsys):
 
 def test_parent_on_another_machine_is_not_followed(monkeypatch):
     monkeypatch.setenv("ECMF_PARENT", "1@some-other-node")
-    monkeypatch.setattr(workers, "die_with_parent", lambda *_: pytest.fail("followed"))
+    monkeypatch.setattr(parallel, "die_with_parent", lambda *_: pytest.fail("followed"))
     runner.follow_parent()
 
 

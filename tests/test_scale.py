@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import corpus, leakage, probing
-from ecmf_utils.fingerprint import near_duplicates
+from ecmf_utils import corpus
+from ecmf_utils.corpus import leakage, manifest, probing
+from ecmf_utils.corpus.sound_prints import near_duplicates
 
 from . import miniatures
 
@@ -103,7 +104,7 @@ def made_up_manifest(seed=0):
 
 def sampled(rows):
     """Media facts for a sample, whose files lie about: one twice in the training split and once elsewhere."""
-    facts = pd.DataFrame(index=rows.index, columns=corpus.NUMBER_COLUMNS, dtype=float)
+    facts = pd.DataFrame(index=rows.index, columns=manifest.NUMBER_COLUMNS, dtype=float)
     content = np.full(N, None, object)
     for places in (np.arange(SAME), np.arange(SAME, 2 * SAME), np.arange(N - SAME, N)):
         facts.iloc[places] = [3.0, 640, 360, 25, 75, 16000]
@@ -155,21 +156,23 @@ def main(clip):
     with timed("probe"):  # one file under all names: the bookkeeping alone
         probing.probe_all(rows[["clip_id", "text"]].assign(video=clip), profile="p", n_workers=1)
     with timed("save"):
-        clips = corpus.save_clips("p", rows.assign(video=[f"/nowhere/{name}.mp4" for name in rows["clip_id"]]), LABELS)
+        clips = manifest.save_clips(
+            "p", rows.assign(video=[f"/nowhere/{name}.mp4" for name in rows["clip_id"]]), LABELS
+        )
     with timed("read"):
         clips = corpus.read_clips("p")
     with timed("folds"):
-        folds = corpus.make_folds(clips, 5)
+        folds = manifest.make_folds(clips, 5)
     prints = made_up_prints(clips["clip_id"].to_numpy(object))
     with timed("near duplicates"):
         pairs = near_duplicates(prints)
     with timed("leakage"):
         shared = leakage.find_leaks(clips, folds, prints)
     with timed("summary"):
-        counts = leakage.summarise_leaks(shared).set_index("kind")
+        counts = corpus.summarise_leaks(shared).set_index("kind")
     with timed("merge"):
         merged, _ = leakage.merge_groups(clips, ["content"])
-    after = leakage.summarise_leaks(leakage.find_leaks(merged, corpus.make_folds(merged, 5))).set_index("kind")
+    after = corpus.summarise_leaks(leakage.find_leaks(merged, manifest.make_folds(merged, 5))).set_index("kind")
     ids = clips["clip_id"].to_numpy(object)
     true = set(zip(ids[:COPIES], ids[-COPIES:], strict=True))
     found = set(zip(pairs["a"], pairs["b"], strict=True))

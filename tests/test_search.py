@@ -5,9 +5,11 @@ import functools
 import numpy as np
 import pytest
 
-from ecmf_utils import baselines, search, training
+from ecmf_utils import models
 from ecmf_utils.features import take_clips
-from ecmf_utils.paths import EcmfError
+from ecmf_utils.files import EcmfError
+from ecmf_utils.models import registry, search
+from ecmf_utils.training import cross_validation
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
@@ -15,7 +17,7 @@ SPACE = {"strength": (1e-6, 1.0, "log")}
 
 
 def searched(n_trials=6, space=SPACE, **settings):
-    make = functools.partial(baselines.make_model, "logreg", DIMS, 4)
+    make = functools.partial(models.make_model, "logreg", DIMS, 4)
     return search.Searched(lambda **own: make(**({"strength": 1e-6} | own)), space, n_trials, **settings)
 
 
@@ -55,7 +57,7 @@ def test_no_outer_clip_is_ever_given_to_a_trial(data):
             return np.full((len(features.clip_ids), 4), 0.25), None
 
     make = functools.partial(search.Searched, Watched, {"x": (0.0, 1.0)}, 3)
-    training.cross_validate(make, features, one_hot(truth), np.ones(len(truth)), folds, groups)
+    cross_validation.cross_validate(make, features, one_hot(truth), np.ones(len(truth)), folds, groups)
     each = 3 * 2 + 1 + 1  # trials that learn and are scored, the fit that is kept, the prediction of the outer fold
     assert len(seen) == 3 * each
     for fold in range(3):
@@ -96,7 +98,7 @@ def test_a_damaged_journal_costs_some_trials_and_changes_nothing(data, tmp_path,
 
 
 def test_a_trial_that_diverges_is_the_worst_one_and_the_search_goes_on(data):
-    make = functools.partial(baselines.make_model, "attention", DIMS, 4, epochs=3)
+    make = functools.partial(models.make_model, "attention", DIMS, 4, epochs=3)
     model = fit(search.Searched(make, {"lr": [1e-3, 1e30]}, 6), data)
     assert model.best_.get("lr", 1e-3) == 1e-3
     assert {t["score"] for t in model.trials_ if t["settings"].get("lr") == 1e30} == {0.0}
@@ -105,11 +107,11 @@ def test_a_trial_that_diverges_is_the_worst_one_and_the_search_goes_on(data):
 def test_it_is_an_estimator_like_the_others(data, tmp_path):
     features, truth, _, groups = data
     labels = (one_hot(truth), np.ones(len(truth)), group_numbers(groups), groups)
-    first = training.cross_validate(lambda: searched(3), features, *labels, keep=tmp_path)
-    again = training.cross_validate(lambda: searched(3), features, *labels, keep=tmp_path)
+    first = cross_validation.cross_validate(lambda: searched(3), features, *labels, keep=tmp_path)
+    again = cross_validation.cross_validate(lambda: searched(3), features, *labels, keep=tmp_path)
     assert again.reused == 3 and np.array_equal(first.oof, again.oof)
     assert [m.best_ for m in again.estimators] == [m.best_ for m in first.estimators]
-    assert training.cross_validate(lambda: searched(4), features, *labels, keep=tmp_path).reused == 0
+    assert cross_validation.cross_validate(lambda: searched(4), features, *labels, keep=tmp_path).reused == 0
 
 
 def test_what_cannot_be_searched_is_one_line(data):
@@ -127,7 +129,7 @@ def test_every_outer_fold_has_a_search_of_its_own(data, tmp_path):
     features, truth, _, groups = data
     folds = group_numbers(groups)
     labels = (one_hot(truth), np.ones(len(truth)), folds, groups)
-    run = training.cross_validate(lambda: searched(4), features, *labels, seeds=[3, 4], keep=tmp_path)
+    run = cross_validation.cross_validate(lambda: searched(4), features, *labels, seeds=[3, 4], keep=tmp_path)
     assert len(list(tmp_path.glob("search-*.log"))) == 3  # the seeds of a fold share it
     for fold in range(3):
         alone = fit(searched(4), data, np.flatnonzero(folds != fold))
@@ -138,7 +140,7 @@ def test_every_outer_fold_has_a_search_of_its_own(data, tmp_path):
 def test_what_a_search_chose_is_loaded_like_any_model(data, tmp_path):
     model = fit(searched(3), data)
     model.save(tmp_path)
-    assert np.array_equal(baselines.load_model(tmp_path).predict(data[0])[0], model.predict(data[0])[0])
+    assert np.array_equal(registry.load_model(tmp_path).predict(data[0])[0], model.predict(data[0])[0])
 
 
 @pytest.mark.parametrize("killed_in", [11, 14])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ecmf_utils import baselines, sequences
+from ecmf_utils.models import registry, sequence_networks
 
 DIMS = {"face": 6, "audio": 5, "text": 4}
 THERE = torch.ones(5, 3, dtype=torch.bool)
@@ -19,17 +19,17 @@ def inputs(n=5, n_steps=4, dims=DIMS):
 
 
 def made(name, **settings):
-    return baselines.NETWORKS[name][0](DIMS, 3, **settings).eval()
+    return registry.NETWORKS[name][0](DIMS, 3, **settings).eval()
 
 
-@pytest.mark.parametrize("name", baselines.SEQUENTIAL)
+@pytest.mark.parametrize("name", registry.SEQUENTIAL)
 def test_the_order_of_the_steps_counts(name):
     module, x = made(name), inputs()
     turned = {branch: rows.flip(1) for branch, rows in x.items()}
     assert not torch.allclose(module(x, THERE)["logits"], module(turned, THERE)["logits"], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", baselines.SEQUENTIAL)
+@pytest.mark.parametrize("name", registry.SEQUENTIAL)
 def test_a_vector_is_a_sequence_of_one_step_and_goes_beside_longer_ones(name):
     module, x = made(name), inputs(n_steps=1)
     flat = {branch: rows[:, 0] for branch, rows in x.items()}
@@ -38,14 +38,14 @@ def test_a_vector_is_a_sequence_of_one_step_and_goes_beside_longer_ones(name):
     assert module(mixed, THERE)["logits"].shape == (5, 3)
 
 
-@pytest.mark.parametrize("name", baselines.SEQUENTIAL)
+@pytest.mark.parametrize("name", registry.SEQUENTIAL)
 def test_clips_do_not_see_one_another(name):
     module, x = made(name), inputs()
     alone = {branch: rows[2:3] for branch, rows in x.items()}
     torch.testing.assert_close(module(alone, THERE[:1])["logits"], module(x, THERE)["logits"][2:3])
 
 
-@pytest.mark.parametrize("name", baselines.SEQUENTIAL)
+@pytest.mark.parametrize("name", registry.SEQUENTIAL)
 def test_what_two_branches_only_tell_together_is_learned(name):
     """The class is whether face and audio have the same sign at the first step: neither knows it alone."""
     n = 256
@@ -53,7 +53,7 @@ def test_what_two_branches_only_tell_together_is_learned(name):
     signs = torch.randint(0, 2, (n, 2)) * 2.0 - 1
     x["face"][:, 0, 0], x["audio"][:, 0, 0] = signs[:, 0], signs[:, 1]
     y = (signs[:, 0] == signs[:, 1]).long()
-    module = baselines.NETWORKS[name][0](DIMS, 2, dropout=0.0).train()
+    module = registry.NETWORKS[name][0](DIMS, 2, dropout=0.0).train()
     optimiser = torch.optim.Adam(module.parameters(), 5e-3)
     there = torch.ones(n, 3, dtype=torch.bool)
     for _ in range(60):
@@ -75,7 +75,7 @@ def test_the_memory_sees_the_step_before():
 
 @pytest.mark.parametrize(("n_branches", "vertices"), [(1, 1), (2, 3), (3, 7), (4, 15), (5, 16), (6, 22)])
 def test_the_graph_has_a_vertex_for_every_subset(n_branches, vertices):
-    module = sequences.GraphMemoryFusion({f"b{i}": 3 for i in range(n_branches)}, 3)
+    module = sequence_networks.GraphMemoryFusion({f"b{i}": 3 for i in range(n_branches)}, 3)
     assert len(module.vertices) == vertices
     assert all(module.vertices[i] < module.vertices[j] for i, j in module.edges)
 
@@ -89,7 +89,7 @@ def test_an_edge_of_no_strength_carries_nothing():
 
 
 def test_a_branch_attends_to_another_one_and_to_each_of_its_steps():
-    layer = sequences.CrossLayers(2, 8, 2, 0.0).eval()
+    layer = sequence_networks.CrossLayers(2, 8, 2, 0.0).eval()
     asks, told = torch.randn(2, 4, 3, 8), torch.randn(2, 4, 5, 8)
     out = layer(asks, told)
     assert out.shape == asks.shape
@@ -99,7 +99,7 @@ def test_a_branch_attends_to_another_one_and_to_each_of_its_steps():
 
 
 def test_layers_side_by_side_are_those_of_pytorch():
-    layer = sequences.CrossLayers(3, 8, 2, 0.0).eval()
+    layer = sequence_networks.CrossLayers(3, 8, 2, 0.0).eval()
     asks, told = torch.randn(3, 4, 5, 8), torch.randn(3, 4, 6, 8)
     out = layer(asks, told)
     for i in range(3):
@@ -116,7 +116,7 @@ def test_layers_side_by_side_are_those_of_pytorch():
 
 
 def test_lstms_side_by_side_are_those_of_pytorch():
-    module, x = sequences.Lstms(list(DIMS.values()), 7), list(inputs().values())
+    module, x = sequence_networks.Lstms(list(DIMS.values()), 7), list(inputs().values())
     last, cells = module(x)
     assert len(cells) == 5 and not cells[0].any()
     for i, dim in enumerate(DIMS.values()):
@@ -134,8 +134,10 @@ def test_lstms_side_by_side_are_those_of_pytorch():
 def test_every_branch_asks_and_every_other_one_tells(monkeypatch):
     module, seen = made("mult").eval(), []
     assert module.pairs == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
-    forward = sequences.CrossLayers.forward
-    monkeypatch.setattr(sequences.CrossLayers, "forward", lambda s, a, t: seen.append((a, t)) or forward(s, a, t))
+    forward = sequence_networks.CrossLayers.forward
+    monkeypatch.setattr(
+        sequence_networks.CrossLayers, "forward", lambda s, a, t: seen.append((a, t)) or forward(s, a, t)
+    )
     x = inputs()
     module(x, torch.ones(len(next(iter(x.values()))), len(DIMS), dtype=torch.bool))
     rows = [module._short(conv, x[branch]) for branch, conv in zip(DIMS, module.shorten, strict=True)]
@@ -159,5 +161,5 @@ def test_delta_memory_is_given_two_steps_in_a_row(monkeypatch):
 
 def test_positions_differ_and_have_any_width():
     for width in (4, 5):
-        table = sequences.positions(6, width)
+        table = sequence_networks.positions(6, width)
         assert table.shape == (6, width) and len({tuple(row.tolist()) for row in table}) == 6

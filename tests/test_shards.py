@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_utils import features, notebook, pipeline, readers
-from ecmf_utils.paths import ROOT, EcmfError, data_dir, read_json, reports_dir, write_json, write_text
+from ecmf_utils import features
+from ecmf_utils.files import ROOT, EcmfError, data_dir, read_json, reports_dir, write_json, write_text
+from ecmf_utils.notebook import startup, steps
 from ecmf_workflow import reproduction, runner, shards
 from ecmf_workflow.pages import index
 from ecmf_workflow.pages.page import duration
@@ -30,7 +31,7 @@ features.extract(profile, "text", clips_of(20), encoder(), features.read_text, s
 
 def make(folder):
     """The small pipeline, whose text notebook really extracts and can be split."""
-    start = f"from ecmf_utils import notebook, paths\nrun = notebook.start({NB!r}, globals())"
+    start = f"from ecmf_utils import files as paths, notebook\nrun = notebook.start({NB!r}, globals())"
     declared = PARAMETERS + "shard: int = 0  # this run's part\nn_shards: int = 1  # out of so many\n"
     make_pipeline(folder)
     make_notebook(folder, NB, start, EXTRACT, parameters=declared)
@@ -68,7 +69,7 @@ def file_of(shard):
 
 
 def run_page(key):
-    return pipeline.html_path(NB, "words", key)
+    return steps.html_path(NB, "words", key)
 
 
 # ---- reproduce
@@ -76,10 +77,10 @@ def run_page(key):
 
 def test_each_shard_leaves_a_page_a_record_a_note_and_a_file(split):
     for shard, key in enumerate(KEYS):
-        record = read_json(pipeline.run_dir(NB, "words", key) / "run.json")
+        record = read_json(steps.run_dir(NB, "words", key) / "run.json")
         assert (record["status"], record["parameters"]["shard"]) == ("ok", shard)
         assert run_page(key).exists() and file_of(shard).exists()
-        note = read_json(pipeline.note_path(NB, "words", key))
+        note = read_json(steps.note_path(NB, "words", key))
         assert data_dir("words") / note["file"] == file_of(shard)
     assert not run_page("").exists()
 
@@ -89,7 +90,7 @@ def test_second_call_does_nothing(split, capsys):
 
 
 def test_features_are_those_of_one_run(split):
-    features.extract("whole", "text", clips_of(20), encoder(), readers.read_text)
+    features.extract("whole", "text", clips_of(20), encoder(), features.read_text)
     whole = features.load("whole", ["text"])
     joined = features.load("words", ["text"], whole.clip_ids)
     assert np.array_equal(joined.x["text"], whole.x["text"])
@@ -109,7 +110,7 @@ def test_only_the_shard_whose_file_is_gone_runs_again(split, capsys):
 
 
 def test_only_the_shard_that_did_not_end_runs_again(split, capsys):
-    path = pipeline.run_dir(NB, "words", KEYS[2]) / "run.json"
+    path = steps.run_dir(NB, "words", KEYS[2]) / "run.json"
     record = read_json(path)
     write_json(path, record | {"status": "interrupted"})
     assert planned(capsys, *SPLIT) == [f"{NB} (shards 02 of 03)"]
@@ -117,7 +118,7 @@ def test_only_the_shard_that_did_not_end_runs_again(split, capsys):
 
 
 def test_a_shard_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles(split, capsys):
-    path = notebook.made_path(NB, "words", KEYS[0])
+    path = startup.made_path(NB, "words", KEYS[0])
     made = read_json(path)
     write_json(path, made | {"parameters": made["parameters"] | {"seed": 9}})
     assert planned(capsys, *SPLIT) == [f"{NB} (shards 00 of 03)"]
@@ -125,7 +126,7 @@ def test_a_shard_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles
 
 
 def test_a_run_in_one_piece_by_hand_makes_all_shards_run_again(split, capsys):
-    path = notebook.made_path(NB, "words")
+    path = startup.made_path(NB, "words")
     made = read_json(path)
     write_json(path, made | {"parameters": made["parameters"] | {"n_shards": 1, "shard": 0}})
     assert planned(capsys, *SPLIT) == [f"{NB} (shards 00, 01, 02 of 03)"]
@@ -138,7 +139,7 @@ def test_a_parameter_reruns_every_shard(split, capsys):
 
 
 def test_pages_lead_to_the_first_shard(split):
-    text = pipeline.html_path("10_explore_corpus", "words").read_text()
+    text = steps.html_path("10_explore_corpus", "words").read_text()
     assert f'href="{NB}--00-of-03.html"' in text and f'href="{NB}.html"' not in text
 
 
@@ -149,7 +150,7 @@ def test_in_one_piece_again_the_rows_are_joined(split, capsys):  # the last one:
     assert [path.name for path in file_of(0).parent.glob("*.parquet")] == ["000-of-001.parquet"]
     assert run_page("").exists() and not any(run_page(key).exists() for key in KEYS)
     assert [path.name for path in (reports_dir("words") / "runs").glob(f"{NB}*")] == [NB]
-    assert f'href="{NB}.html"' in pipeline.html_path("10_explore_corpus", "words").read_text()
+    assert f'href="{NB}.html"' in steps.html_path("10_explore_corpus", "words").read_text()
     assert planned(capsys) == []
 
 
@@ -177,27 +178,27 @@ def test_one_shard_alone_is_not_reproduced(notebooks):
 
 
 def test_what_needs_a_split_notebook_waits_for_all_its_shards(notebooks):
-    wanted = {pipeline.note_path(NB, "tiny", key) for key in KEYS}
-    assert wanted <= set(pipeline.reads("40_refine_labels", "tiny", {NB: 3}))
-    assert not wanted & set(pipeline.reads("40_refine_labels", "tiny"))
+    wanted = {steps.note_path(NB, "tiny", key) for key in KEYS}
+    assert wanted <= set(steps.reads("40_refine_labels", "tiny", {NB: 3}))
+    assert not wanted & set(steps.reads("40_refine_labels", "tiny"))
 
 
 # ---- names, notes, reports
 
 
 def test_shards_have_keys_of_their_own():
-    assert pipeline.run_key({"shard": 1, "n_shards": 4}) == "--01-of-04"
-    assert pipeline.run_key({"shard": 0, "n_shards": 1}) == pipeline.run_key({}) == ""
-    assert pipeline.shard_keys(3) == KEYS and pipeline.shard_keys(1) == [""]
+    assert steps.run_key({"shard": 1, "n_shards": 4}) == "--01-of-04"
+    assert steps.run_key({"shard": 0, "n_shards": 1}) == steps.run_key({}) == ""
+    assert steps.shard_keys(3) == KEYS and steps.shard_keys(1) == [""]
 
 
 def test_leftovers_of_another_number_of_shards_are_removed(home):
     kept = ["--00-of-02", "--from-demo"]
     for key in ["", *KEYS, *kept]:
-        write_text(pipeline.html_path(NB, "p", key), "page")
-        write_json(pipeline.run_dir(NB, "p", key) / "run.json", {})
-        write_json(notebook.made_path(NB, "p", key), {})
-    write_json(pipeline.note_path(NB, "p", KEYS[0]), {})
+        write_text(steps.html_path(NB, "p", key), "page")
+        write_json(steps.run_dir(NB, "p", key) / "run.json", {})
+        write_json(startup.made_path(NB, "p", key), {})
+    write_json(steps.note_path(NB, "p", KEYS[0]), {})
     shards.settle(NB, "p", 2)
     assert sorted(path.stem for path in reports_dir("p").glob("*.html")) == [NB + key for key in kept]
     assert sorted(path.name for path in (reports_dir("p") / "runs").iterdir()) == [NB + key for key in kept]
@@ -207,8 +208,8 @@ def test_leftovers_of_another_number_of_shards_are_removed(home):
 
 def record(key, **changes):
     run = {"notebook": NB, "status": "ok", "seconds": 60.0, "peak_memory_mb": 100.0, "inputs": {}}
-    write_json(pipeline.run_dir(NB, "p", key) / "run.json", run | {"html": f"{NB}{key}.html"} | changes)
-    write_text(pipeline.html_path(NB, "p", key), "page")
+    write_json(steps.run_dir(NB, "p", key) / "run.json", run | {"html": f"{NB}{key}.html"} | changes)
+    write_text(steps.html_path(NB, "p", key), "page")
 
 
 def test_the_index_has_one_entry_for_all_shards(home):

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import corpus, leakage
-from ecmf_utils.paths import EcmfError
+from ecmf_utils import corpus
+from ecmf_utils.corpus import leakage
+from ecmf_utils.corpus.manifest import make_folds
+from ecmf_utils.files import EcmfError
 
 from .test_fingerprint import babble, fingerprint
 
@@ -113,7 +115,7 @@ def test_the_summary_counts_each_kind_even_where_there_is_nothing():
         split=["train", "test", "train", "unlabelled", "train"],
         content_hash=["x", "y", "z", "w", "z"],
     )
-    counts = leakage.summarise_leaks(leakage.find_leaks(table, folds(0, 0, 1, 1, 2)))
+    counts = corpus.summarise_leaks(leakage.find_leaks(table, folds(0, 0, 1, 1, 2)))
     counts = counts.set_index("kind").drop(columns="meaning")
     assert list(counts) == ["clusters", "clips", "across train/test", "across folds", "with unlabelled"]
     assert counts.loc["group"].tolist() == [2, 4, 1, 0, 1] and counts.loc["content"].tolist() == [1, 2, 0, 1, 0]
@@ -122,7 +124,7 @@ def test_the_summary_counts_each_kind_even_where_there_is_nothing():
 
 def test_an_empty_manifest_shares_nothing(home):
     empty = leakage.find_leaks(manifest(text=["a"])[:0], None)
-    assert len(empty) == 0 and (leakage.summarise_leaks(empty)["clusters"] == 0).all()
+    assert len(empty) == 0 and (corpus.summarise_leaks(empty)["clusters"] == 0).all()
 
 
 # ---- merging
@@ -162,9 +164,9 @@ def test_merging_does_not_depend_on_the_order_of_the_rows():
 def test_folds_of_merged_groups_share_nothing_of_that_kind():
     rng = np.random.default_rng(0)
     table = manifest(content_hash=[f"h{i}" for i in rng.integers(0, 45, 60)]).assign(label=list("abc") * 20)
-    before = leakage.find_leaks(table, corpus.make_folds(table, 3))
+    before = leakage.find_leaks(table, make_folds(table, 3))
     merged, _ = leakage.merge_groups(table, ["content"])
-    after = leakage.find_leaks(merged, corpus.make_folds(merged, 3))
+    after = leakage.find_leaks(merged, make_folds(merged, 3))
     assert (before["kind"] == "content").any() and not len(after)
 
 

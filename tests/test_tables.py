@@ -2,9 +2,9 @@
 
 import pytest
 
-from ecmf_utils.findings import Findings
-from ecmf_utils.paths import EcmfError
-from ecmf_utils.tables import read_table, unique_names
+from ecmf_utils.corpus.findings import Findings
+from ecmf_utils.corpus.readers.tables import read_table, unique_names
+from ecmf_utils.files import EcmfError
 
 CHINESE = ("你怎么来了，我不知道该说什么。", "他们都走了吗？", "没有，我还在这里等你。")
 TABLE = "name,chinese\n" + "".join(f"c{i},{text}\n" for i, text in enumerate(CHINESE))

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from ecmf_utils import baselines, features, learner, linear, training
-from ecmf_utils.firststage import FirstStage
-from ecmf_utils.optimisation import schedule
-from ecmf_utils.paths import EcmfError
-from ecmf_utils.rows import balanced, inner_split
+from ecmf_utils import features, training
+from ecmf_utils.files import EcmfError
+from ecmf_utils.models import bind_model, classifier, linear, make_model
+from ecmf_utils.models.classifier import balanced, inner_split, schedule
+from ecmf_utils.models.first_stage import FirstStage
+from ecmf_utils.training import cross_validation
 
 from .made_up import DIMS, group_numbers, make_branches, one_hot
 
 LABELS = ["neutral", "angry", "happy", "sad"]
-make = baselines.bind_model("ecmf", DIMS, 4, epochs=6, refit=False)
+make = bind_model("ecmf", DIMS, 4, epochs=6, refit=False)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_clips():
 
 def run(problem, keep=None, seeds=(0, 1), maker=make, **kwargs):
     data, truth, groups, folds = problem
-    return training.cross_validate(
+    return cross_validation.cross_validate(
         maker,
         data,
         one_hot(truth),
@@ -60,12 +61,12 @@ def test_test_prediction_is_the_mean_over_folds_and_seeds(problem, test_clips):
     result = run(problem, test=test_clips)
     each = [model.predict(test_clips)[0] for model in result.estimators]
     np.testing.assert_allclose(result.test, np.mean(each, axis=0))
-    np.testing.assert_allclose(training.predict_mean(result.estimators, test_clips)[0], result.test)
+    np.testing.assert_allclose(cross_validation.predict_mean(result.estimators, test_clips)[0], result.test)
 
 
 @pytest.mark.parametrize("name", ["ecmf", "attention"])
 def test_the_same_seed_gives_the_same_bits_twice(problem, name):
-    maker = baselines.bind_model(name, DIMS, 4, epochs=4)
+    maker = bind_model(name, DIMS, 4, epochs=4)
     torch.manual_seed(123)  # what the caller drew before must not matter
     first = run(problem, seeds=[3], maker=maker)
     torch.rand(10)
@@ -109,13 +110,13 @@ def test_a_finished_run_is_read_back(problem, tmp_path, test_clips):
     assert (first.reused, again.reused) == (0, 6)
     assert np.array_equal(first.test, again.test) and again.histories == first.histories
     models = training.load_run(tmp_path)
-    assert np.array_equal(training.predict_mean(models, test_clips)[0], first.test)
+    assert np.array_equal(cross_validation.predict_mean(models, test_clips)[0], first.test)
 
 
 def test_changed_labels_settings_or_features_are_trained_again(problem, tmp_path):
     data, truth, groups, folds = problem
     run(problem, keep=tmp_path, seeds=[0])
-    other = baselines.bind_model("ecmf", DIMS, 4, epochs=5, refit=False)
+    other = bind_model("ecmf", DIMS, 4, epochs=5, refit=False)
     assert run(problem, keep=tmp_path, seeds=[0], maker=other).reused == 0
     run(problem, keep=tmp_path, seeds=[0])
     moved = truth.copy()
@@ -157,7 +158,7 @@ def test_a_damaged_fit_is_never_believed_and_made_again(problem, tmp_path, damag
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 def test_a_training_that_diverges_says_so_and_leaves_nothing(problem, tmp_path):
-    wild = baselines.bind_model("attention", DIMS, 4, epochs=3, lr=1e30)
+    wild = bind_model("attention", DIMS, 4, epochs=3, lr=1e30)
     with pytest.raises(EcmfError, match=r"training diverged, the loss is \w+: lower the learning rate \(lr=1e\+30\)"):
         run(problem, keep=tmp_path, seeds=[0], maker=wild)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -198,8 +199,8 @@ def test_targets_may_differ_by_held_out_fold(problem):
         asked.append(fold)
         return one_hot(truth)
 
-    maker = baselines.bind_model("majority", DIMS, 4)
-    training.cross_validate(maker, data, targets, np.ones(150), folds, groups)
+    maker = bind_model("majority", DIMS, 4)
+    cross_validation.cross_validate(maker, data, targets, np.ones(150), folds, groups)
     assert set(asked) == {0, 1, 2}
 
 
@@ -221,7 +222,7 @@ def test_prediction_without_branches_equals_their_absence(problem, test_clips):
     models = run(problem, seeds=[0]).estimators
     absent = {**test_clips.present, "face": np.zeros(30, bool)}
     gone = features.Features(test_clips.clip_ids, test_clips.x, absent, test_clips.dims)
-    expected = training.predict_mean(models, gone)[0]
+    expected = cross_validation.predict_mean(models, gone)[0]
     assert np.array_equal(training.predict_without(models, test_clips, ["face"]), expected)
     for left in DIMS:
         others = [branch for branch in DIMS if branch != left]
@@ -252,7 +253,7 @@ def test_inner_rows_are_whole_groups_and_weightless_rows_are_in_neither(problem)
 
 def test_early_stopping_keeps_the_best_epoch(problem):
     data, truth, groups, _ = problem
-    model = baselines.make_model("concat", DIMS, 4, epochs=60, patience=3, lr=2e-2, refit=False)
+    model = make_model("concat", DIMS, 4, epochs=60, patience=3, lr=2e-2, refit=False)
     model.fit(data, one_hot(truth), np.ones(150), groups)
     losses = [row["inner_loss"] for row in model.history_]
     assert len(losses) == int(np.argmin(losses)) + 4 < 60
@@ -274,7 +275,7 @@ def test_learning_rate_rises_then_falls_to_zero():
 
 def test_the_fusion_learns_from_what_heads_say_of_clips_they_have_not_seen(problem):
     data, truth, groups, _ = problem
-    model, rows = baselines.make_model("ecmf", DIMS, 4), np.arange(len(truth))
+    model, rows = make_model("ecmf", DIMS, 4), np.arange(len(truth))
     model.train_rows_, model.inner_rows_ = rows, rows[:0]
     targets, ones = one_hot(truth).astype(np.float32), np.ones(len(truth), np.float32)
     said = model._prepare(data, targets, ones, groups, 3)[2].numpy()
@@ -296,21 +297,21 @@ class OnlyPenalty(torch.nn.Module):
 
 def test_a_networks_own_penalty_joins_the_loss(problem):
     data, truth, groups, _ = problem
-    model = learner.TorchClassifier(OnlyPenalty, DIMS, lr=0.3, epochs=40, inner_fraction=0.0, weight_decay=0.0)
+    model = classifier.TorchClassifier(OnlyPenalty, DIMS, lr=0.3, epochs=40, inner_fraction=0.0, weight_decay=0.0)
     model.fit(data, one_hot(truth), np.ones(len(truth)), groups)
     assert model.module_.place.item() == pytest.approx(3, abs=0.1)
 
 
 def test_the_best_number_of_epochs_is_trained_again_on_all_rows(problem, monkeypatch):
     data, truth, groups, _ = problem
-    asked, train = [], learner.TorchClassifier._train
+    asked, train = [], classifier.TorchClassifier._train
 
     def watched(self, *args):
         asked.append((len(args[-3]), len(args[-2]), args[-1]))
         return train(self, *args)
 
-    monkeypatch.setattr(learner.TorchClassifier, "_train", watched)
-    model = baselines.make_model("attention", DIMS, 4, epochs=12, patience=3)
+    monkeypatch.setattr(classifier.TorchClassifier, "_train", watched)
+    model = make_model("attention", DIMS, 4, epochs=12, patience=3)
     model.fit(data, one_hot(truth), np.ones(len(truth)), groups)
     best = int(np.argmin([row["inner_loss"] for row in model.history_]))
     first, again = asked
@@ -322,7 +323,7 @@ def test_the_best_number_of_epochs_is_trained_again_on_all_rows(problem, monkeyp
 def test_the_fields_networks_learn_at_their_defaults(name):
     data, truth, _, groups = make_branches(300, signal=1.5)
     train, held = np.arange(200), np.arange(200, 300)
-    model = baselines.make_model(name, DIMS, 4)
+    model = make_model(name, DIMS, 4)
     model.fit(features.take_clips(data, train), one_hot(truth[train]), np.ones(200), groups[train])
     assert (model.predict(features.take_clips(data, held))[0].argmax(1) == truth[held]).mean() > 0.7
 
@@ -336,7 +337,7 @@ def test_a_run_that_is_trained_again_is_no_run_until_it_is_whole(problem, tmp_pa
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return baselines.make_model("ecmf", DIMS, 4, epochs=2, refit=False)
+        return make_model("ecmf", DIMS, 4, epochs=2, refit=False)
 
     with pytest.raises(KeyboardInterrupt):
         run(problem, keep=tmp_path, seeds=[0], maker=dies_at_the_second)
@@ -347,7 +348,7 @@ def test_a_run_that_is_trained_again_is_no_run_until_it_is_whole(problem, tmp_pa
 
 def test_models_of_other_code_are_not_loaded(problem, tmp_path, monkeypatch):
     run(problem, keep=tmp_path, seeds=[0])
-    monkeypatch.setattr(training, "code", lambda: "another")
+    monkeypatch.setattr(cross_validation, "code", lambda: "another")
     with pytest.raises(EcmfError, match="trained by other code than there is now; run 50_train_fusion again"):
         training.load_run(tmp_path)
 
@@ -371,7 +372,7 @@ PLAIN = np.repeat(np.eye(3), [60, 36, 24], axis=0)
     ],
 )
 def test_soft_targets_smoothing_and_balance_move_the_answer_to_where_they_should(targets, settings, wanted):
-    model = baselines.make_model(
+    model = make_model(
         "concat",
         {"face": 2},
         3,
@@ -391,8 +392,8 @@ def test_soft_targets_smoothing_and_balance_move_the_answer_to_where_they_should
 def test_every_step_gets_the_rate_of_the_schedule(problem, monkeypatch):
     data, truth, groups, _ = problem
     given = []
-    monkeypatch.setattr(learner, "set_rate", lambda _, rate: given.append(rate))
-    model = baselines.make_model("concat", DIMS, 4, epochs=5, batch_size=30, warmup=0.2, inner_fraction=0.0)
+    monkeypatch.setattr(classifier, "set_rate", lambda _, rate: given.append(rate))
+    model = make_model("concat", DIMS, 4, epochs=5, batch_size=30, warmup=0.2, inner_fraction=0.0)
     model.fit(data, one_hot(truth), np.ones(150), groups, seed=0)
     assert given == [schedule((epoch + i / 5) / 5, 0.2) for epoch in range(5) for i in range(5)]
     assert given[0] < 0.01 and max(given) > 0.99 and given[-1] < 0.05

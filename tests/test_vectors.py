@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import paths, store, vectors
+from ecmf_utils.features import store
+from ecmf_utils.files import EcmfError
 
 LENGTHS = {"utterance": [1, 0, 1, 1, 0, 1, 1], "frame": [3, 0, 1, 5, 0, 2, 4]}
 
@@ -17,11 +18,11 @@ def write(path, level="frame", dtype="float32", dim=6, **options):
     """A feature file with three clips a row group; returns its numbers (sum of lengths, D)."""
     lengths = np.array(LENGTHS[level])
     values = np.random.default_rng(0).standard_normal((lengths.sum(), dim)).astype(dtype)
-    column = vectors.column(values, lengths, level, dtype, dim)
+    column = store.vector_column(values, lengths, level, dtype, dim)
     name = "vector" if level == "utterance" else "vectors"
     keys = {"clip_id": [f"c{i}" for i in range(len(lengths))], "n_frames": pa.array(lengths, pa.int32())}
     table = pa.table(keys | {"status": np.where(lengths > 0, "ok", "missing"), name: column})
-    pq.write_table(table, path, row_group_size=3, **(vectors.WRITE | options))
+    pq.write_table(table, path, row_group_size=3, **(store.WRITE | options))
     return values
 
 
@@ -35,17 +36,17 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("level", LENGTHS)
-@pytest.mark.parametrize("dtype", vectors.TYPES)
+@pytest.mark.parametrize("dtype", store.TYPES)
 def test_the_numbers_are_read_as_they_stand_in_the_file(file, monkeypatch, level, dtype):
     values = write(file, level, dtype)
-    monkeypatch.setattr(vectors.VectorFile, "_decode", never)
-    read = vectors.VectorFile(file).read()
+    monkeypatch.setattr(store.VectorFile, "_decode", never)
+    read = store.VectorFile(file).read()
     assert read.dtype == values.dtype and read.tobytes() == values.tobytes()
 
 
 @pytest.mark.parametrize("level", LENGTHS)
 def test_any_run_of_rows_can_be_read(file, level):
-    values, found = write(file, level), vectors.VectorFile(file)
+    values, found = write(file, level), store.VectorFile(file)
     before = np.concatenate([[0], np.cumsum(LENGTHS[level])])
     for first in range(len(found) + 1):
         for last in range(first, len(found) + 1):
@@ -67,7 +68,7 @@ def test_any_run_of_rows_can_be_read(file, level):
 )
 def test_any_other_layout_is_read_by_the_library(file, level, options):
     values = write(file, level, **options)
-    found = vectors.VectorFile(file)
+    found = store.VectorFile(file)
     before = sum(LENGTHS[level][:2])
     assert np.array_equal(found.read(), values) and np.array_equal(found.read(2), values[before:])
     assert found._decoded[0] >= 0
@@ -82,35 +83,35 @@ def test_pandas_shows_lists_and_nulls(file):
 
 def test_special_numbers_keep_their_bits(file):
     odd = np.array([[-0.0, 1e-45, np.finfo(np.float32).max, np.pi]], np.float32)
-    table = pa.table({"clip_id": ["a"], "vector": vectors.column(odd, np.array([1]), "utterance", "float32", 4)})
-    pq.write_table(table.append_column("status", [["ok"]]), file, **vectors.WRITE)
-    assert vectors.VectorFile(file).read().tobytes() == odd.tobytes()
+    table = pa.table({"clip_id": ["a"], "vector": store.vector_column(odd, np.array([1]), "utterance", "float32", 4)})
+    pq.write_table(table.append_column("status", [["ok"]]), file, **store.WRITE)
+    assert store.VectorFile(file).read().tobytes() == odd.tobytes()
 
 
 def test_a_damaged_file_is_one_clear_line(file):
     write(file)
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(paths.EcmfError, match="f.parquet: the file is damaged; delete it"):
-        vectors.VectorFile(file)
+    with pytest.raises(EcmfError, match="f.parquet: the file is damaged; delete it"):
+        store.VectorFile(file)
 
 
 def test_a_damaged_page_is_one_clear_line(file, monkeypatch):
     write(file)
-    whole = vectors.VectorFile(file)
+    whole = store.VectorFile(file)
     monkeypatch.setattr(whole, "_find", lambda *_: None)  # as of a file in another compression
 
     def broken(*_, **__):
         raise OSError("Couldn't deserialize thrift")
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", broken)
-    with pytest.raises(paths.EcmfError, match="f.parquet: the file is damaged; delete it"):
+    with pytest.raises(EcmfError, match="f.parquet: the file is damaged; delete it"):
         whole.read()
 
 
 def test_row_groups_hold_a_limited_number_of_bytes(monkeypatch):
-    monkeypatch.setattr(vectors, "GROUP_BYTES", 100)
-    monkeypatch.setattr(vectors, "GROUP_ROWS", 4)
-    found = list(vectors.groups(np.array([3, 0, 2, 5, 40, 0, 0, 0, 0, 0, 1]), 20))
+    monkeypatch.setattr(store, "GROUP_BYTES", 100)
+    monkeypatch.setattr(store, "GROUP_ROWS", 4)
+    found = list(store.groups(np.array([3, 0, 2, 5, 40, 0, 0, 0, 0, 0, 1]), 20))
     assert [(rows.start, rows.stop) for rows in found] == [(0, 3), (3, 4), (4, 5), (5, 9), (9, 11)]
 
 
@@ -119,7 +120,7 @@ def test_rows_of_several_files_are_gathered_in_any_order(tmp_path):
     values = np.concatenate([write(file) for file in files])
     rows = np.split(values, np.cumsum(LENGTHS["frame"] * 2)[:-1])
     order = np.array([13, 5, 6, 7, 8, 0])
-    found = vectors.gather([vectors.VectorFile(file) for file in files], order, 6, np.dtype("float32"))
+    found = store.gather([store.VectorFile(file) for file in files], order, 6, np.dtype("float32"))
     assert np.array_equal(found, np.concatenate([rows[i] for i in order]))
 
 
@@ -138,5 +139,5 @@ def test_files_of_before_are_read_and_their_rows_used_again(tmp_path, level):
     rows = [{"clip_id": name, "content_hash": "h"} for name in old.column("clip_id").to_pylist()]
     assert len(made.kept(rows, retry_failed=True)) == len(rows)
     made.merge(rows)
-    again = vectors.VectorFile(made.path)
+    again = store.VectorFile(made.path)
     assert np.array_equal(again.read(), values) and again._decoded[0] == -1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ecmf_utils.clipwriter import write_clip
+from ecmf_utils.media.writing import write_clip
 
 WORD = "zebrafish"  # in every transcript, and nowhere else
 HAN = "斑马鱼"

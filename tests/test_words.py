@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import words
+from ecmf_utils import corpus
 
 
 def said(*texts, language=None):
     clips = pd.DataFrame({"clip_id": [f"c{i}" for i in range(len(texts))], "text": list(texts), "language": language})
-    return clips, words.count_words(clips)
+    return clips, corpus.count_words(clips)
 
 
 @pytest.mark.parametrize(
@@ -39,21 +39,21 @@ def test_script_and_length(text, script, length):
     [(["Latin"], "words"), (["Han"], "characters"), (["Han", "Latin"], "words or characters"), ([None], "words")],
 )
 def test_the_unit_says_what_is_counted(scripts, expected):
-    assert words.choose_unit(pd.Series(scripts, dtype="str")) == expected
+    assert corpus.choose_unit(pd.Series(scripts, dtype="str")) == expected
 
 
 def test_languages_are_those_of_the_manifest_beside_the_script():
     clips, table = said("Hello there", "你好", None, language=["en", None, None])
-    found = words.count_languages(clips, table)
+    found = corpus.count_languages(clips, table)
     assert found.loc["Latin", "language"] == "en" and found.loc["Han", "language"] == "not stated"
     assert found.loc["Han", "share"] == "33.3%" and found.loc["Han", "counted in"] == "characters"
 
 
 def test_no_transcript_at_all_is_one_line():
-    assert words.count_languages(*said(None, None)) == "No clip has a transcript."
+    assert corpus.count_languages(*said(None, None)) == "No clip has a transcript."
 
 
 def test_a_rate_needs_speech():
     _, table = said("one two three", "one two three", None)
     measured = pd.DataFrame({"clip_id": ["c1", "c0", "c2"], "speech_s": [0.1, 1.5, 2.0]})
-    assert words.measure_speech_rates(table, measured).tolist() == pytest.approx([np.nan, 2.0, np.nan], nan_ok=True)
+    assert corpus.measure_speech_rates(table, measured).tolist() == pytest.approx([np.nan, 2.0, np.nan], nan_ok=True)

@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 
-from ecmf_utils import workers
-from ecmf_utils.paths import EcmfError
+from ecmf_utils import parallel
+from ecmf_utils.files import EcmfError
 
 NESTED = """
 import subprocess, sys, time
@@ -55,7 +55,7 @@ def nap(_):
 def gone(pid, within=8.0):
     end = time.monotonic() + within
     while time.monotonic() < end:
-        if not psutil.pid_exists(pid) or not workers.is_alive(psutil.Process(pid)):
+        if not psutil.pid_exists(pid) or not parallel.is_alive(psutil.Process(pid)):
             return True
         time.sleep(0.1)
     return False
@@ -63,7 +63,7 @@ def gone(pid, within=8.0):
 
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_results_come_in_the_order_of_the_items(n_workers):
-    assert list(workers.parallel_map(square, range(7), n_workers, chunk=2)) == [
+    assert list(parallel.parallel_map(square, range(7), n_workers, chunk=2)) == [
         0,
         1,
         4,
@@ -75,35 +75,35 @@ def test_results_come_in_the_order_of_the_items(n_workers):
 
 
 def test_unordered_results_come_as_soon_as_they_are_there():
-    assert list(workers.parallel_map(slow_if_first, [0, 1, 2, 3], 2, ahead=4, ordered=False)) == [1, 2, 3, 0]
+    assert list(parallel.parallel_map(slow_if_first, [0, 1, 2, 3], 2, ahead=4, ordered=False)) == [1, 2, 3, 0]
 
 
 def test_no_items_give_no_results():
-    assert list(workers.parallel_map(square, [], 2)) == []
+    assert list(parallel.parallel_map(square, [], 2)) == []
 
 
 def test_items_are_taken_only_a_little_ahead():
     taken = []
-    results = workers.parallel_map(square, (taken.append(i) or i for i in range(100)), 2)
+    results = parallel.parallel_map(square, (taken.append(i) or i for i in range(100)), 2)
     next(results)
     results.close()
-    assert len(taken) <= 2 * workers.AHEAD + 1
+    assert len(taken) <= 2 * parallel.AHEAD + 1
 
 
 def test_workers_use_one_thread_and_the_parent_keeps_its_own(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert set(workers.parallel_map(threads, range(2), 2)) == {("1", "1")}
+    assert set(parallel.parallel_map(threads, range(2), 2)) == {("1", "1")}
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 def test_a_killed_worker_is_one_clear_line():
     with pytest.raises(EcmfError, match="ended abruptly.*run the same command again"):
-        list(workers.parallel_map(kill_self, range(4), 2))
+        list(parallel.parallel_map(kill_self, range(4), 2))
 
 
 def test_an_error_of_the_function_comes_through():
     with pytest.raises(EcmfError, match="no 0"):
-        list(workers.parallel_map(refuse, range(4), 2))
+        list(parallel.parallel_map(refuse, range(4), 2))
 
 
 def test_a_process_and_its_children_end_with_a_killed_parent(tmp_path):
@@ -121,7 +121,7 @@ def test_a_process_and_its_children_end_with_a_killed_parent(tmp_path):
 def test_workers_of_a_killed_run_end(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "from ecmf_utils import workers\nfrom test_workers import nap\n"
+        "from ecmf_utils import parallel as workers\nfrom test_workers import nap\n"
         "if __name__ == '__main__':\n    list(workers.parallel_map(nap, range(4), 2))\n"
     )
     path = [os.path.dirname(__file__), *(p for p in sys.path if p)]
@@ -139,6 +139,6 @@ def test_workers_of_a_killed_run_end(tmp_path):
 
 
 def test_a_process_that_is_gone_already_ends_the_watcher():
-    code = "from ecmf_utils import workers; import time; workers.die_with_parent(2**22 + 1);"
+    code = "from ecmf_utils import parallel as workers; import time; workers.die_with_parent(2**22 + 1);"
     done = subprocess.run([sys.executable, "-c", code + "time.sleep(30)"], timeout=20)
     assert done.returncode == 1

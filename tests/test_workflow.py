@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils import notebook, pipeline
-from ecmf_utils.paths import ROOT, EcmfError, read_json, write_json
+from ecmf_utils.files import ROOT, EcmfError, read_json, write_json
+from ecmf_utils.notebook import startup, steps
 from ecmf_workflow import reproduction
 from ecmf_workflow.reproduction import Follower
 
@@ -49,7 +49,7 @@ def planned(capsys, *sets, profile="words"):
     """The notebooks that would run."""
     capsys.readouterr()
     reproduction.reproduce(profile, sets, dry_run=True)
-    return sorted(line for line in capsys.readouterr().out.split() if line in pipeline.STEPS)
+    return sorted(line for line in capsys.readouterr().out.split() if line in steps.STEPS)
 
 
 def test_all_notebooks_leave_pages_and_the_index(finished):
@@ -103,7 +103,7 @@ def test_code_reruns_only_its_notebook(finished, capsys):
 
 
 def test_a_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles(finished, capsys):
-    path = notebook.made_path(SMALL[2], "words")
+    path = startup.made_path(SMALL[2], "words")
     made = read_json(path)
     write_json(path, made | {"parameters": made["parameters"] | {"seed": 9}})
     assert planned(capsys) == SMALL[2:]
@@ -125,7 +125,7 @@ def test_failure_stops_only_what_needs_it_and_keeps_the_rest(finished, capsys):
 
 
 def test_plan_of_a_fresh_profile_is_its_order(notebooks, capsys):
-    assert planned(capsys, profile="tiny") == pipeline.order("tiny")
+    assert planned(capsys, profile="tiny") == steps.order("tiny")
 
 
 def test_second_reproduce_at_the_same_time_is_refused_with_the_pid(notebooks):

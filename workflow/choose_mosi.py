@@ -21,9 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from ecmf_utils import baselines, metrics
+from ecmf_utils import metrics, models
 from ecmf_utils.features import Features, take_clips
-from ecmf_utils.params import load_profile
+from ecmf_utils.notebook.profiles import load_profile
 
 HIDDEN, BATCH = 100, 50
 NOISE, SIGNAL = 500, 0.15  # numbers of a made picture; what three of them know of the label
@@ -118,7 +118,7 @@ def main() -> None:
         proba = np.zeros((asked.draws, len(y), 2))
         for draw, held, made in tqdm(folds, desc=name, leave=False):
             rows = np.flatnonzero(~held)
-            fitted = baselines.bind_model(model, made.dims, 2, **values)()
+            fitted = models.bind_model(model, made.dims, 2, **values)()
             fitted.fit(take_clips(made, rows), np.eye(2)[y[rows]], np.ones(len(rows)), groups[rows], seed=0)
             proba[draw, held] = fitted.predict(take_clips(made, np.flatnonzero(held)))[0]
         each = [metrics.score(y, p)["weighted_f1"] for p in proba]

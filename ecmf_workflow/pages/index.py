@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ecmf_utils.paths import data_dir, read_json, reports_dir, write_json, write_text
+from ecmf_utils.files import data_dir, read_json, reports_dir, write_json, write_text
 from ecmf_workflow.results import collect, is_labelled, problems, run_records, stale_inputs
 
 from . import scoreboard, study
@@ -57,7 +57,7 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
 
 
 def _members(profile: str) -> Sequence[str]:
-    from ecmf_utils.params import load_profile, profile_names
+    from ecmf_utils.notebook.profiles import load_profile, profile_names
 
     # `folder-<source>` has no file of its own
     return load_profile(profile)["members"] if profile in profile_names() else ()

@@ -18,7 +18,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from ecmf_utils.paths import data_uri
+from ecmf_utils.files import data_uri
 
 TAGS = (
     "a abbr audio b blockquote br caption code col colgroup dd del details div dl dt em figcaption "

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ecmf_utils.paths import EcmfError, data_dir, read_json, show, write_text
+from ecmf_utils.files import EcmfError, data_dir, read_json, show, write_text
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MAX_PAGE_BYTES = 8_000_000
@@ -231,6 +231,6 @@ def _thumbnail(encoded: str) -> str | None:
     image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=80, optimize=True)
-    from ecmf_utils.paths import data_uri
+    from ecmf_utils.files import data_uri
 
     return data_uri(packed.getvalue(), "image/jpeg")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from ecmf_utils.files import data_uri
 from ecmf_utils.metrics import OURS, SEARCHED
-from ecmf_utils.paths import data_uri
 from ecmf_workflow.results import COST_KEYS
 
 # the first that exists is shown open: test clips and known truth say most
@@ -190,13 +190,14 @@ def _interval(row: dict[str, Any], style: str = ".3f") -> str:
 
 def forest(rows: list[dict[str, Any]]) -> str:
     """A forest plot of the rows of one table, as an inline picture."""
-    from ecmf_utils import score_plots, theme
+    from ecmf_utils import plots
+    from ecmf_utils.plots import theme
 
     rows = sorted(rows, key=_rank)  # so that a colour means the same in every report
     whole = _whole(rows)
     frame = pd.DataFrame([_forest_row(row, whole) for row in rows]).dropna(subset="weighted_f1")
     theme.set_theme()
-    return data_uri(score_plots.scores_forest(frame).image_bytes(), "image/png")
+    return data_uri(plots.scores_forest(frame).image_bytes(), "image/png")
 
 
 def _forest_row(row: dict[str, Any], whole: list[str]) -> dict[str, Any]:

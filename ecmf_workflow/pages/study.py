@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from ecmf_utils.files import read_json, reports_dir
 from ecmf_utils.metrics import OURS, SEARCHED
-from ecmf_utils.paths import read_json, reports_dir
 from ecmf_workflow.results import CLIP_KEYS, COST_KEYS, SCHEMA_VERSION, SEED_KEYS, finite, identity
 
 

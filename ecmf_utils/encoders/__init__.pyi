@@ -1,0 +1,1 @@
+from .loading import Encoder as Encoder, load as load

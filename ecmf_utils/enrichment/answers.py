@@ -1,0 +1,200 @@
+"""Transcripts enriched by a large language model: asked once, checked, cached, replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, Field, ValidationError
+
+from ecmf_utils.files import append_line, data_dir, digest, read_lines, read_parquet, write_parquet
+from ecmf_utils.progress import track
+
+from . import language_models
+
+PROMPT_VERSION = 1
+PROMPT = (
+    """You read one spoken sentence without sound or picture. Judge how the speaker feels.
+Answer with one JSON object and nothing else:
+{{"distribution": {{{keys}}}, "cues": [...], "reading": "..."}}
+distribution: probabilities that sum to 1; spread them when the words leave it open.
+cues: up to three quotations from the sentence that carry feeling, or an empty list.
+reading: one sentence of at most 25 words on what the speaker feels and why.
+"""
+    + language_models.QUESTION
+    + "{text}"
+)
+REPAIR = "That was not the JSON object asked for ({fault}). Answer again with the JSON object only."
+SUM_TOLERANCE = 0.05
+
+
+class Answer(BaseModel):
+    """What a language model must return for one transcript."""
+
+    distribution: dict[str, float]
+    cues: list[str] = Field(max_length=8)
+    reading: str = Field(min_length=1, max_length=600)
+
+
+def build_messages(text: str, labels: list[str]) -> list[dict[str, str]]:
+    """The chat that is sent for a transcript; nothing but the transcript enters it."""
+    keys = ", ".join(f'"{label}": 0.0' for label in labels)
+    return [{"role": "user", "content": PROMPT.format(keys=keys, text=text)}]
+
+
+def parse(raw: str, labels: list[str]) -> Answer:
+    """Read and check a model's answer.
+
+    Raises
+    ------
+    ValueError
+        No JSON object, wrong keys, wrong labels, or probabilities that are none.
+    """
+    start, end = raw.find("{"), raw.rfind("}")
+    if start < 0 or end < start:
+        raise ValueError("no JSON object")
+    try:
+        answer = Answer.model_validate_json(raw[start : end + 1])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'answer'}: {first['msg']}") from error
+    if set(answer.distribution) != set(labels):
+        raise ValueError(f"distribution must have exactly the keys {', '.join(labels)}")
+    values = np.array([answer.distribution[label] for label in labels])
+    if not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > SUM_TOLERANCE:
+        raise ValueError("distribution must be non-negative and sum to 1")
+    answer.distribution = dict(zip(labels, (values / values.sum()).tolist(), strict=True))
+    return answer
+
+
+# ---- asking
+
+
+def enrich(profile: str, texts: Iterable[str], labels: list[str], **whom: Any) -> pd.DataFrame:
+    """Ask a model about a corpus and write `data/<p>/enriched/answers.parquet`; see `ask`."""
+    answers = ask(profile, texts, labels, **whom)
+    path = data_dir(profile) / "enriched" / "answers.parquet"
+    write_parquet(answers, path, {"labels": labels, **whom})
+    return answers
+
+
+def ask(
+    profile: str,
+    texts: Iterable[str],
+    labels: list[str],
+    model: str = "replay",
+    base_url: str = "",
+    allow_remote: bool = False,
+) -> pd.DataFrame:
+    """Ask a model about each distinct transcript; answers already cached are replayed.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        Transcripts; empty ones are passed over.
+    labels : list of str
+        What the answer's distribution is over.
+    model, base_url, allow_remote
+        Those of `llm.make_client`.
+
+    Returns
+    -------
+    DataFrame
+        One row per distinct transcript: `text`, `status` (ok / refused), `problem`, `p_<label>`, `cues`,
+        `reading`, `raw`, `model`, `prompt_version`, `key`.
+    """
+    folder = data_dir(profile) / "enriched"
+    distinct = sorted({text for text in texts if isinstance(text, str) and text.strip()})
+    cache = _read_cache(folder / "cache.jsonl")
+    client = language_models.make_client(model, base_url, allow_remote)
+    rows = []
+    for text in track(distinct, len(distinct), "enrich"):
+        key = digest(model, base_url, PROMPT_VERSION, build_messages(text, labels), language_models.SAMPLING)
+        if key not in cache:
+            cache[key] = _ask(client, text, labels)
+            append_line(folder / "cache.jsonl", {"key": key} | cache[key], "answers so far are kept")
+        rows.append(_row(text, key, cache[key], labels, model))
+    columns = [
+        "text",
+        "key",
+        "status",
+        "problem",
+        *(f"p_{label}" for label in labels),
+        "cues",
+        "reading",
+        "raw",
+        "model",
+        "prompt_version",
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"problem": "str", "reading": "str", "cues": "str"})
+
+
+def _ask(client: language_models.Client, text: str, labels: list[str]) -> dict[str, str]:
+    chat, raw, fault = build_messages(text, labels), "", ""
+    for _ in range(2):
+        try:
+            raw = client(chat)
+            parse(raw, labels)
+            return {"raw": raw, "problem": ""}
+        except LookupError as error:
+            return {"raw": "", "problem": str(error)}
+        except ValueError as error:
+            fault = str(error)
+            chat = [
+                *chat,
+                {"role": "assistant", "content": raw},
+                {"role": "user", "content": REPAIR.format(fault=fault)},
+            ]
+    return {"raw": raw, "problem": f"invalid_answer: {fault}"}
+
+
+def _row(text: str, key: str, entry: dict[str, str], labels: list[str], model: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "text": text,
+        "key": key,
+        "raw": entry["raw"],
+        "model": model,
+        "prompt_version": PROMPT_VERSION,
+        "problem": entry["problem"] or None,
+    }
+    if entry["problem"]:
+        return row | {"status": "refused", "cues": None, "reading": None} | {f"p_{name}": None for name in labels}
+    answer = parse(entry["raw"], labels)
+    shares = {f"p_{name}": answer.distribution[name] for name in labels}
+    return row | {"status": "ok", "cues": "; ".join(answer.cues), "reading": answer.reading} | shares
+
+
+def _read_cache(path: Path) -> dict[str, dict[str, str]]:
+    entries = (entry for entry in read_lines(path) if {"key", "raw", "problem"} <= set(entry))
+    return {entry["key"]: {"raw": entry["raw"], "problem": entry["problem"]} for entry in entries}
+
+
+# ---- using
+
+
+def read_answers(profile: str) -> pd.DataFrame:
+    """The answers of `30_enrich_text`, one row per distinct transcript."""
+    return read_parquet(
+        data_dir(profile) / "enriched" / "answers.parquet",
+        made_by=f"`ecmf run 30 --profile {profile}`",
+    )
+
+
+def render_answer(answer: dict[str, Any], labels: list[str]) -> str | None:
+    """The enriched text that the `context` branch encodes; None where the model gave no answer."""
+    if answer.get("status") != "ok":
+        return None
+    shares = sorted(((answer[f"p_{label}"], label) for label in labels), reverse=True)
+    likely = ", ".join(f"{label} {share:.0%}" for share, label in shares if share >= 0.15)
+    cues = f" Cues: {answer['cues']}." if answer["cues"] else ""
+    return f"{answer['reading']} Likely feeling: {likely}.{cues}"
+
+
+def read_distributions(profile: str, clips: pd.DataFrame, labels: list[str]) -> np.ndarray:
+    """The model's distribution for each clip, shape (N, C); NaN where it gave none."""
+    answers = read_answers(profile).set_index("text")
+    columns = [f"p_{label}" for label in labels]
+    return answers.reindex(clips["text"].to_numpy(object))[columns].to_numpy(float)

@@ -1,0 +1,8 @@
+"""Clips as they are: frames, sound, faces, and what of them a page may show.
+
+Names are listed in `__init__.pyi` and imported when they are first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .startup import Note as Note, device as device, start as start
