@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := ecmf_utils ecmf_workflow ecmf_demo ecmf_bench tests workflow
 READY := .venv/.ready
+IMPORTS := .venv/.imports
 SANITISE := tests/nbval.cfg
 # Stored outputs are compared with those of the same instructions (NumPy's too): others round otherwise, which 24 clips show.
 SAME := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
@@ -31,8 +32,8 @@ study: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check $(CODE)
-	@$(BIN)/ruff format --check --quiet $(CODE) || \
-		{ echo "lint: run \`$(BIN)/ruff format $(CODE)\`"; exit 1; }
+	@$(BIN)/ruff format --check --quiet $(CODE) || { echo "lint: run \`$(BIN)/ruff format $(CODE)\`"; exit 1; }
+	@$(BIN)/lint-imports --no-logo --no-cache > $(IMPORTS) || { cat $(IMPORTS); exit 1; }
 
 test: lint
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile
