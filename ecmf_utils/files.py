@@ -19,7 +19,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(os.environ.get("ECMF_ROOT", Path(__file__).resolve().parent.parent))
+INSTALLED = Path(__file__).resolve().parent.parent  # holds the packages: a checkout, or site-packages
+IS_CHECKOUT = (INSTALLED / "notebooks" / "00_start_here.ipynb").is_file()
+# Outputs go under this folder: the checkout, or for an installed package the folder it is called from.
+ROOT = Path(os.environ.get("ECMF_ROOT") or (INSTALLED if IS_CHECKOUT else Path.cwd()))
+SHIPPED = ROOT if IS_CHECKOUT else INSTALLED / "ecmf_workflow"  # holds the folders notebooks and workflow
 SCHEMA_VERSION = 1
 DAMAGED = (pa.ArrowException, OSError, ValueError)  # what reading a damaged table raises
 PLAIN = 100  # letters of a name that every file system takes

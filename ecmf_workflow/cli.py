@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
-from ecmf_utils import files
-from ecmf_utils.files import EcmfError, data_dir, given_path, own_name, reports_dir, show
+from ecmf_utils import __version__, files
+from ecmf_utils.files import IS_CHECKOUT, ROOT, EcmfError, data_dir, given_path, own_name, reports_dir, show
 from ecmf_utils.notebook import parameters, profiles, steps
 
 EXAMPLES = """examples:
@@ -24,6 +25,8 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 when all went well, 1 when something failed, 2 when it was refused."""
     options = _parser().parse_args(arguments)
+    if not IS_CHECKOUT:  # the runs that this one starts work elsewhere, and write to the same place
+        os.environ["ECMF_ROOT"] = str(ROOT)
     try:
         return options.command(options)
     except EcmfError as error:
@@ -153,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"ecmf {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _add(commands, "run", _run, "execute one notebook in batch")
     run.add_argument("notebook", help="22, 22_extract_scene or a path")

@@ -22,8 +22,8 @@ BOOT = """
 import os
 os.environ["ECMF_LOG_FD"] = str(os.dup(2))
 os.dup2(os.open(os.environ["ECMF_KERNEL_LOG"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
-from ecmf_utils import workers
-workers.die_with_parent(int(os.environ["ECMF_RUNNER"]))
+from ecmf_utils import parallel
+parallel.die_with_parent(int(os.environ["ECMF_RUNNER"]))
 from ipykernel.kernelapp import launch_new_instance
 launch_new_instance()
 """

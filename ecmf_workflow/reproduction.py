@@ -20,14 +20,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ecmf_utils import parallel
-from ecmf_utils.files import ROOT, EcmfError, data_dir, read_json, reports_dir, show, write_text
+from ecmf_utils.files import SHIPPED, EcmfError, data_dir, read_json, reports_dir, show, write_text
 from ecmf_utils.notebook import profiles, startup, steps
 from ecmf_utils.progress import LINE, NEW_LINE
 from ecmf_workflow.pages.page import duration
 
 from . import runner, shards
 
-SNAKEFILE = ROOT / "workflow" / "Snakefile"
+SNAKEFILE = SHIPPED / "workflow" / "Snakefile"
 CHECKSUM_BYTES = 200_000_000  # inputs up to this size count as changed by content, not by time
 STOP_S = 15  # how long the runs get to end after Ctrl-C before they are killed
 LONG_S = 60  # of a member of a study: worth telling how long the others will take
@@ -35,8 +35,8 @@ LEFTOVER_S = 3600  # a temporary file this old belongs to a run that was killed
 # Snakemake must not outlive `ecmf reproduce`, even when that is killed outright.
 BOOT = """
 import os
-from ecmf_utils import workers
-workers.die_with_parent(int(os.environ["ECMF_PARENT"].split("@")[0]))
+from ecmf_utils import parallel
+parallel.die_with_parent(int(os.environ["ECMF_PARENT"].split("@")[0]))
 from snakemake.cli import main
 main()
 """

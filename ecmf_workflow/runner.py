@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ecmf_utils import parallel
-from ecmf_utils.files import ROOT, EcmfError, file_hash, show, write_json
+from ecmf_utils.files import IS_CHECKOUT, ROOT, EcmfError, file_hash, show, write_json
 from ecmf_utils.notebook import device, parameters, profiles, steps
 from ecmf_utils.notebook.startup import TINY, fingerprint
 
@@ -30,7 +30,7 @@ from . import kernel, shards
 
 SAMPLE_S = 0.25  # how often the memory of the kernel and its workers is read
 PACKAGES = (
-    "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch", "transformers", "timm",
+    "ecmf_utils", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch", "transformers", "timm",
     "librosa", "av", "opencv-python-headless", "dlib-bin", "papermill", "snakemake",
 )  # fmt: skip
 STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -283,6 +283,8 @@ def git_state() -> dict[str, Any]:
 
 
 def _git(*words: str) -> str | None:
+    if not IS_CHECKOUT:  # the folder that an installed package is called from may be a repository of something else
+        return None
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

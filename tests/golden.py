@@ -19,8 +19,7 @@ import numpy as np
 from ecmf_utils import features, models
 from ecmf_utils.files import data_dir, read_parquet, reports_dir
 from ecmf_utils.models import registry
-
-from .made_up import group_numbers, make_branches, one_hot
+from tests.made_up import group_numbers, make_branches, one_hot
 
 VOLATILE = {"seconds", "peak_memory_mb", "commit", "search"}  # of score rows and results.json: no two runs agree
 

@@ -18,8 +18,7 @@ from ecmf_utils.features import store
 from ecmf_utils.files import EcmfError
 from ecmf_utils.media import writing
 from ecmf_workflow import cli
-
-from .conftest import build
+from tests.conftest import build
 
 LABELS = ["neutral", "angry", "happy"]
 

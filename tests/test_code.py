@@ -4,8 +4,7 @@ from ecmf_utils import code
 from ecmf_utils.files import ROOT
 from ecmf_utils.notebook import startup
 from ecmf_utils.notebook.parameters import code_cells, notebook_names
-
-from .small_notebooks import edit, make_pipeline
+from tests.small_notebooks import edit, make_pipeline
 
 FILES = {
     "ecmf_utils/__init__.py": "",
@@ -13,7 +12,7 @@ FILES = {
     "ecmf_utils/sound/__init__.py": '"""A room whose door is a stub, so that it is opened lazily."""\n',
     "ecmf_utils/sound/__init__.pyi": "from .reading import read\nfrom .pitch import track as follow\n",
     "ecmf_utils/sound/reading.py": "from .rates import RATE\nfrom ecmf_utils.files import write\nread = RATE\n",
-    "ecmf_utils/sound/pitch.py": "import ecmf_utils.plots.features.theme\ntrack = 1\n",
+    "ecmf_utils/sound/pitch.py": "import ecmf_utils.plots.theme\ntrack = 1\n",
     "ecmf_utils/sound/rates.py": "RATE = open('list.txt')\n",
     "ecmf_utils/sound/list.txt": "16000\n",
     "ecmf_utils/plots/__init__.py": "from .theme import dark\n",
@@ -122,9 +121,9 @@ def test_a_cell_with_a_magic_counts_as_text(packages):
 
 
 def test_a_digest_of_a_package_is_of_all_its_modules(packages):
-    before = code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus.manifest")
+    before = code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus")
     packages("ecmf_utils/sound/pitch.py", "track = 2\n")
-    assert code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus.manifest") != before
+    assert code.digest_modules("ecmf_utils.sound", "ecmf_utils.corpus") != before
     with pytest.raises(ValueError, match="ecmf_utils.noise is no module or package"):
         code.digest_modules("ecmf_utils.noise")
 

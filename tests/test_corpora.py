@@ -8,9 +8,8 @@ from ecmf_utils import corpus
 from ecmf_utils.files import data_dir, read_json, reports_dir
 from ecmf_utils.notebook import steps
 from ecmf_workflow import cli, reproduction
-
-from . import miniatures
-from .conftest import REALDATA
+from tests import miniatures
+from tests.conftest import REALDATA
 
 CHEAP = ["50.n_seeds=1", "51.n_seeds=1", "50.epochs=3", "51.epochs=3", "n_folds=2"]
 OFFLINE = [

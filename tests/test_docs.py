@@ -20,8 +20,8 @@ PAGES = [ROOT / "README.md", *DOCS]
 WORKED = ["add-an-encoder", "add-a-fusion-model"]
 FENCE = re.compile(r"^```(.*?)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
-MODULE = re.compile(r"([a-z]+)\.py")
-MEMBER = re.compile(r"([a-z]+)\.([A-Za-z_]\w*)(?:\(|$)")
+MODULE = re.compile(r"([a-z_]+)\.py")
+MEMBER = re.compile(r"([a-z_]+)\.([A-Za-z_]\w*)(?:\(|$)")
 ENDINGS = {"csv", "html", "json", "jsonl", "parquet"}
 PACKAGES = ("ecmf_utils", "ecmf_workflow", "ecmf_demo", "ecmf_bench")
 INSIDE = re.compile(rf"(?:docs|notebooks|workflow|tests|{'|'.join(PACKAGES)})/[\w./-]+")
@@ -99,19 +99,23 @@ def test_every_setting_that_is_shown_is_declared(page):
 
 
 def test_every_module_member_and_file_that_is_named_exists(page):
-    modules = {path.stem: path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    modules = {}
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py*")):
+        if path.suffix in (".py", ".pyi"):
+            name = path.parent.name if path.stem == "__init__" else path.stem
+            modules.setdefault(name, set()).update(defined(path))
     for span in spans(page):
         if match := MODULE.fullmatch(span):
             assert match[1] in modules, span
         elif (match := MEMBER.match(span)) and match[1] in modules and match[2] not in ENDINGS:
-            assert match[2] in defined(modules[match[1]]), span
+            assert match[2] in modules[match[1]], span
         elif INSIDE.fullmatch(span) and "…" not in span:
             assert (ROOT / span).exists(), span
 
 
 def defined(module):
-    """Names at the top of a module, imported ones included."""
-    names = set()
+    """Names at the top of a module, imported ones included; of a room also its modules."""
+    names = {path.stem for path in module.parent.glob("*")} if module.stem == "__init__" else set()
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
         names |= {getattr(node, "name", None)}
         names |= {a.asname or a.name for a in getattr(node, "names", [])}

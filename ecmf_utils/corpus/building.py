@@ -71,7 +71,7 @@ def build(profile: str, settings: Mapping[str, Any], import_features: Callable[.
     settings : mapping
         The parameters of `00_start_here`.
     import_features : callable
-        `exchange.import_features`, for the branches that `settings["features"]` names.
+        `features.import_features`, for the branches that `settings["features"]` names.
 
     Raises
     ------

@@ -326,7 +326,7 @@ def count_languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | N
 def measure_speech_rates(said: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
     """Words (or characters) per second of estimated speech of the measured clips, NaN where either is unknown.
 
-    `said` as `count` gives it, `measured` as `explore.measure_clips` does; rows are in the order of `measured`.
+    `said` as `count` gives it, `measured` as `corpus.measure_clips` does; rows are in the order of `measured`.
     """
     length = measured["clip_id"].map(said.set_index("clip_id")["length"])
     return length / measured["speech_s"].where(measured["speech_s"] >= SHORTEST_SPEECH_S)

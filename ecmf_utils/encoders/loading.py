@@ -148,7 +148,7 @@ def load(
     ------
     EcmfError
         Unknown name or layers, weights that cannot be had, a name that does not fit the branch,
-        half precision that changes vectors by more than `trial.MOST_DEVIATION`.
+        half precision that changes vectors by more than `loading.MOST_DEVIATION`.
     """
     check_layers(layers)
     if batch_size < 0:

@@ -98,7 +98,7 @@ def ask(
     labels : list of str
         What the answer's distribution is over.
     model, base_url, allow_remote
-        Those of `llm.make_client`.
+        Those of `language_models.make_client`.
 
     Returns
     -------

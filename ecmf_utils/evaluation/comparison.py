@@ -258,9 +258,9 @@ def minutes(
 
     Parameters
     ----------
-    planned : rows of `comparison.plan_runs`
+    planned : rows of `evaluation.plan_runs`
     estimate : DataFrame
-        Of `comparison.estimate_minutes` for these rows.
+        Of `evaluation.estimate_minutes` for these rows.
     began : float
         Seconds since the epoch; older fits were there before.
     ended : keys of the runs that are over

@@ -50,7 +50,7 @@ def compare_paired(
     Returns
     -------
     DataFrame
-        As that of `differences`, and `over`: groups, speakers (see `runs.cluster_clips`) or clips, whichever
+        As that of `differences`, and `over`: groups, speakers (see `training.cluster_clips`) or clips, whichever
         were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")

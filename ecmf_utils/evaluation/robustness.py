@@ -49,7 +49,7 @@ def score_subsets(
     -------
     DataFrame
         branches (joined by +), kept (number), weighted_f1, low, high; and `loss` against all branches with `loss low`,
-        `loss high` and `p (Holm)`, over all rows but that of all branches, see `contrasts.differences`.
+        `loss high` and `p (Holm)`, over all rows but that of all branches, see `differences.differences`.
     """
     branches = list(features.x)
     kept = list_subsets(branches)

@@ -40,7 +40,7 @@ class TorchClassifier:
     dims : dict
         Branch to number of dimensions, in order.
     components : int
-        Most principal axes a branch of `firststage.FirstStage`, whose numbers and logits the network then gets
+        Most principal axes a branch of `first_stage.FirstStage`, whose numbers and logits the network then gets
         (the logits as a third argument); 0: the network gets the standardised branches themselves.
     lr, weight_decay, epochs, warmup
         AdamW, with `warmup` (share of all steps) and cosine decay.

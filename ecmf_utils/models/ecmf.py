@@ -65,7 +65,7 @@ class Ecmf(nn.Module):
     Notes
     -----
     `forward(x, present, branch_logits)`: x maps branch to (N, K), present is (N, B) bool, branch_logits
-    (N, B, C) are what the heads of `firststage.FirstStage` say. Returns `logits` (N, C) and `weights`
+    (N, B, C) are what the heads of `first_stage.FirstStage` say. Returns `logits` (N, C) and `weights`
     (N, B), 1 in sum over the branches that are there.
     """
 

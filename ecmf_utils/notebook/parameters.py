@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ecmf_utils.files import ROOT, EcmfError, show, unknown
+from ecmf_utils.files import SHIPPED, EcmfError, show, unknown
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Parameter:
 
 def notebooks_dir() -> Path:
     """Folder of the numbered notebooks (`ECMF_NOTEBOOKS` moves it)."""
-    return Path(os.environ.get("ECMF_NOTEBOOKS", ROOT / "notebooks"))
+    return Path(os.environ.get("ECMF_NOTEBOOKS", SHIPPED / "notebooks"))
 
 
 def notebook_names() -> list[str]:

@@ -40,7 +40,7 @@ class Photos(Picture):
 def contact_sheets(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], labels: Sequence[str]) -> Figure | Note:
     """A row of pictures for each name; `rows` maps it to pairs of a uint8 (H, W, 3) image and a caption.
 
-    Pictures are to have passed `report.show_frame`. A name that is one of `labels` has that label's colour.
+    Pictures are to have passed `media.show_frame`. A name that is one of `labels` has that label's colour.
     """
     rows = {name: tiles for name, tiles in rows.items() if tiles}
     if not rows:

@@ -82,7 +82,7 @@ def cross_validate(
     Parameters
     ----------
     make : callable
-        Returns an untrained estimator (see `baselines.bind_model`).
+        Returns an untrained estimator (see `models.bind_model`).
     targets, weights : callable or array
         Fold to label distributions (N, C) and sample weights (N,) of the training set which that
         fold is held out of; an array serves every fold.

@@ -337,7 +337,7 @@ def mer2025(source: Path, found: Findings, *, encoding: str = "", follow_links: 
     Returns
     -------
     DataFrame
-        `listing.COLUMNS`, and `valence`, `official_split` (the part's own name), `candidate` (whether a
+        `media_files.COLUMNS`, and `valence`, `official_split` (the part's own name), `candidate` (whether a
         prediction is asked for). Clips that no table names are unlabelled. `text` is the Chinese
         transcript, `text_en` the English one.
 

@@ -151,7 +151,7 @@ def read_manifest(
     Returns
     -------
     DataFrame
-        `listing.COLUMNS`; labels are as the file writes them.
+        `media_files.COLUMNS`; labels are as the file writes them.
 
     Raises
     ------

@@ -38,7 +38,7 @@ def ravdess(source: Path, found: Findings, *, encoding: str = "", follow_links: 
     Returns
     -------
     DataFrame
-        `listing.COLUMNS`, and `intensity` (normal, strong), `statement` and `repetition` (1, 2).
+        `media_files.COLUMNS`, and `intensity` (normal, strong), `statement` and `repetition` (1, 2).
     """
     root = root_of(source)
     media = by_name(list_media(root, root, found, follow_links), found, root.name)
@@ -99,7 +99,7 @@ def cremad(source: Path, found: Findings, *, encoding: str = "", follow_links: b
     Returns
     -------
     DataFrame
-        `listing.COLUMNS`, and `intensity` (low, medium, high, or none), `statement` (the sentence's code).
+        `media_files.COLUMNS`, and `intensity` (low, medium, high, or none), `statement` (the sentence's code).
     """
     root = root_of(source)
     video = inside(root, ("VideoFlash", "VideoMP4"), follow_links)
@@ -160,7 +160,7 @@ def meld(source: Path, found: Findings, *, encoding: str = "", follow_links: boo
     Returns
     -------
     DataFrame
-        `listing.COLUMNS`, and `official_split` (train, dev, test), `sentiment`.
+        `media_files.COLUMNS`, and `official_split` (train, dev, test), `sentiment`.
     """
     root = root_of(source)
     parts = [_meld_part(part, root, found, encoding, follow_links) for part in MELD_PARTS]
@@ -227,7 +227,7 @@ def _meld_rows(path: Path, part: str, found: Findings, encoding: str) -> pd.Data
 
 
 def folder(source: Path, found: Findings, *, encoding: str = "", follow_links: bool = False) -> pd.DataFrame:
-    """The manifest of any folder of clips; for labels and groups of your own see `sources.read_manifest`."""
+    """The manifest of any folder of clips; for labels and groups of your own see `own.read_manifest`."""
     return scan_folder(source, found, encoding=encoding, follow_links=follow_links)
 
 
