@@ -13,7 +13,6 @@ import pytest
 from ecmf_bench import untrained
 from ecmf_utils import encoders, features, files
 from ecmf_utils.encoders import inference, loading, pretrained, towers
-from ecmf_utils.media import reading
 from tests.media import test_reading
 
 RNG = np.random.default_rng(0)
@@ -381,6 +380,6 @@ def test_frames_by_index_instead_of_time_are_noticed(tmp_path, monkeypatch):
         chosen = [min(int(t * rate), len(frames) - 1) for t in times]
         return np.stack([frames[i] for i in chosen]), np.array(chosen) / rate
 
-    monkeypatch.setattr(reading, "read_frames", by_index)
+    monkeypatch.setattr(media, "read_frames", by_index)
     with pytest.raises(AssertionError):
         test_reading.test_frames_are_chosen_by_time_stamp_not_by_index(tmp_path)

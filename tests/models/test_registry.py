@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from ecmf_utils import features, models
 from ecmf_utils.files import EcmfError, read_json, write_json
 from ecmf_utils.metrics import score
-from ecmf_utils.models import linear, networks, registry
+from ecmf_utils.models import linear, linear_fusion, networks, registry
 from ecmf_utils.models.classifier import choose_device
 from ecmf_utils.models.linear import Scaler, group_folds, out_of_fold, softmax_regression
 from tests.made_up import DIMS, make_branches, one_hot
@@ -62,7 +62,7 @@ def test_stacking_does_not_believe_a_branch_that_knows_its_training_rows_by_hear
     x, present = data.x | {"noise": noise}, data.present | {"noise": np.ones(300, bool)}
     more = features.Features(data.clip_ids, x, present, DIMS | {"noise": 250})
 
-    def score():
+    def score_stacked():
         model = models.make_model("stacked", more.dims, 4, strength=0.1)
         model.fit(features.take_clips(more, train), one_hot(truth[train]), np.ones(len(train)), groups[train])
         return score(truth[test], model.predict(features.take_clips(more, test))[0])["weighted_f1"]
@@ -70,9 +70,9 @@ def test_stacking_does_not_believe_a_branch_that_knows_its_training_rows_by_hear
     def by_heart(x, targets, weights, groups, k, seed, strength):
         return softmax_regression(x, targets, weights, strength).logits(x), strength
 
-    honest = score()
-    monkeypatch.setattr(registry, "out_of_fold", by_heart)
-    assert honest > score() + 0.15
+    honest = score_stacked()
+    monkeypatch.setattr(linear_fusion, "out_of_fold", by_heart)
+    assert honest > score_stacked() + 0.15
 
 
 def test_majority_predicts_the_shares_of_the_training_labels(split):

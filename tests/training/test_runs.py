@@ -11,7 +11,6 @@ from sklearn.metrics import f1_score
 from ecmf_utils import corpus, evaluation, features, models, training
 from ecmf_utils.corpus import manifest
 from ecmf_utils.evaluation import comparison, differences, official
-from ecmf_utils.features import loading
 from ecmf_utils.files import EcmfError, data_dir, write_parquet
 from ecmf_utils.models import classifier, linear, linear_fusion, registry
 from ecmf_utils.training import runs
@@ -54,7 +53,7 @@ def profile(home, monkeypatch):
             {b: 3 for b in branches},
         )
 
-    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(features, "load", load)
     manifest.save_clips("p", clips.drop(columns="shown"), LABELS)
     folds = manifest.make_folds(clips, 3)
     write_parquet(folds, data_dir("p") / "folds.parquet")
@@ -429,7 +428,7 @@ def test_a_run_on_vectors_that_have_changed_since_is_not_compared(profile, monke
             found.x["face"][at] += 1e-3
         return found
 
-    monkeypatch.setattr(loading, "load", other)
+    monkeypatch.setattr(features, "load", other)
     with pytest.raises(EcmfError, match="made from other features, labels or folds than there are now"):
         training.load_finished("p", "ecmf", BRANCHES, LABELS)
 
@@ -511,7 +510,7 @@ def other(profile, monkeypatch):
     manifest.save_clips("q", clips, ["calm", "angry", "disgust"])
     write_parquet(manifest.make_folds(clips, 3), data_dir("q") / "folds.parquet")
     same = {"recipe_hash": "r", "slug": "encoder-a", "dim": 3}
-    monkeypatch.setattr(loading, "selected", lambda *_: same)
+    monkeypatch.setattr(features, "read_selected", lambda *_: same)
     return clips.set_index("clip_id")
 
 
@@ -540,7 +539,7 @@ def test_label_of_the_other_corpus_that_nobody_mapped_is_named(other):
 
 
 def test_branches_encoded_differently_are_refused(other, monkeypatch):
-    monkeypatch.setattr(loading, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
+    monkeypatch.setattr(features, "read_selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
     with pytest.raises(EcmfError, match="branch face: p has p of 3 numbers and q has q of 3"):
         training.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
 
