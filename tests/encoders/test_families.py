@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ecmf_bench import untrained
-from ecmf_utils import encoders, features, files
+from ecmf_utils import encoders, features, files, media
 from ecmf_utils.encoders import inference, loading, pretrained, towers
 from tests.media import test_reading
 
