@@ -13,7 +13,6 @@ CONDA_NAMES = {
     "opencv-python-headless": "opencv",
     "matplotlib": "matplotlib-base",
     "snakemake": "snakemake-minimal",
-    "bleach": "bleach-with-css",
 }
 
 

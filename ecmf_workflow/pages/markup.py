@@ -10,9 +10,8 @@ import tokenize
 from functools import lru_cache
 from typing import Any
 
-import bleach
 import mistune
-from bleach.css_sanitizer import CSSSanitizer
+import nh3
 from bs4 import BeautifulSoup, Tag
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -20,25 +19,26 @@ from pygments.lexers import PythonLexer
 
 from ecmf_utils.files import data_uri
 
-TAGS = (
+TAGS = set(
     "a abbr audio b blockquote br caption code col colgroup dd del details div dl dt em figcaption "
     "figure h2 h3 h4 h5 hr i img li ol p pre s small source span strong sub summary sup table "
-    "tbody td tfoot th thead tr u ul video"
-).split()
+    "tbody td tfoot th thead tr u ul video".split()
+)
 ATTRIBUTES = {
-    "*": ["class", "title", "style"],
-    "a": ["href"],
-    "audio": ["controls", "src"],
-    "video": ["controls", "preload", "src", "width"],
-    "col": ["span"],
-    "details": ["open"],
-    "img": ["src", "alt", "width", "height"],
-    "source": ["src", "type"],
-    "td": ["colspan", "rowspan"],
-    "th": ["colspan", "rowspan", "scope"],
+    "*": {"class", "title", "style"},
+    "a": {"href"},
+    "audio": {"controls", "src"},
+    "video": {"controls", "preload", "src", "width"},
+    "col": {"span"},
+    "details": {"open"},
+    "img": {"src", "alt", "width", "height"},
+    "source": {"src", "type"},
+    "td": {"colspan", "rowspan"},
+    "th": {"colspan", "rowspan", "scope"},
 }
 # no `background` or `content`: both may name a file
-STYLES = ["background-color", "color", "font-weight", "text-align", "width", "white-space"]
+STYLES = {"background-color", "color", "font-weight", "text-align", "width", "white-space"}
+MEDIA = re.compile(r"data:(image/(png|jpeg|gif)|(audio|video)/[\w.+-]+);base64,")  # media that the page itself holds
 NUMBER = re.compile(r"[-+−]?[\d,.\s]*\d(?:e[-+]?\d+)?\s*(?:%|s|min|ms|MB|KB)?(?:\s*±.*)?|nan|NaN|<NA>|–|")
 ABSENT = re.compile(r"^\s*(NaN|<NA>)\s*$")  # what pandas writes where there is nothing
 SHORT_NAME = 25  # letters of the name of a row that stay in one line
@@ -77,24 +77,23 @@ def markdown(source: str) -> str:
 
 def clean(source: str) -> str:
     """HTML that a cell put out, without scripts, styles, handlers or anything that loads a file."""
-    source = re.sub(r"(?is)<(script|style)\b.*?(</\1\s*>|$)", "", source)
-    safe = bleach.clean(
+    safe = nh3.clean(
         source,
         tags=TAGS,
-        attributes=_inside,
-        protocols=["data"],
-        css_sanitizer=CSSSanitizer(allowed_css_properties=STYLES),
-        strip=True,
+        clean_content_tags={"script", "style"},
+        attributes=ATTRIBUTES,
+        attribute_filter=_keep_inside,
+        filter_style_properties=STYLES,
+        url_schemes={"data"},
+        link_rel=None,
     )
     return arrange_tables(re.sub(r"<(img|source)(?![^>]*\ssrc=)[^>]*>", "", safe))
 
 
-def _inside(tag: str, name: str, value: str) -> bool:
-    if name not in ATTRIBUTES["*"] and name not in ATTRIBUTES.get(tag, []):
-        return False
-    if name == "src":
-        return bool(re.match(r"data:(image/(png|jpeg|gif)|(audio|video)/[\w.+-]+);base64,", value))
-    return value.startswith("#") if name == "href" else True
+def _keep_inside(tag: str, name: str, value: str) -> str | None:
+    """The value of an attribute, or None where it leads out of the page."""
+    leads_out = (name == "src" and not MEDIA.match(value)) or (name == "href" and not value.startswith("#"))
+    return None if leads_out else value
 
 
 def arrange_tables(source: str) -> str:
