@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ecmf_utils import files
-from ecmf_utils.corpus.manifest import PROBLEMS
 from ecmf_utils.files import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
+from ecmf_utils.media.problems import PROBLEMS
 
 SCHEMA_VERSION = 1
 SCORE_KEYS = (

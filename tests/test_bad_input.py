@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecmf_utils import corpus, files
-from ecmf_utils.corpus import manifest, probing
+from ecmf_utils import corpus, files, media
+from ecmf_utils.corpus import probing
 from ecmf_utils.corpus.readers import own
 from ecmf_utils.features import store
 from ecmf_utils.files import EcmfError
@@ -113,7 +113,7 @@ def test_a_bad_row_is_in_the_problem_table_and_the_others_go_on(row, folder, hom
     clips = build(manifest=path, labels=LABELS).clips
     assert len(clips) == 3 and list(clips["status"])[::2] == ["ok", "ok"]
     assert re.search(ROWS[row], clips["problem"][1])
-    assert {code for code in clips["problem"][1].split(";")} <= set(manifest.PROBLEMS)
+    assert {code for code in clips["problem"][1].split(";")} <= set(media.PROBLEMS)
 
 
 def test_a_transcript_in_a_wrong_encoding_is_a_problem_of_its_clip_only(folder, tmp_path, home):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_utils.corpus import findings, manifest
+from ecmf_utils import media
+from ecmf_utils.corpus import findings
 from ecmf_utils.notebook import parameters, profiles
 from ecmf_workflow import cli
 
@@ -132,7 +133,7 @@ def test_every_make_target_that_is_named_exists(page):
 
 def test_every_code_of_a_problem_or_finding_is_explained():
     problems, found = (ROOT / "docs" / "problems.md").read_text(encoding="utf-8").split("## Findings")
-    assert set(re.findall(r"^\| `(\w+)`", problems, re.M)) == set(manifest.PROBLEMS)
+    assert set(re.findall(r"^\| `(\w+)`", problems, re.M)) == set(media.PROBLEMS)
     assert set(re.findall(r"^\| `(\w+)`", found, re.M)) == set(findings.FINDINGS)
 
 

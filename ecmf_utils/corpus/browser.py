@@ -17,10 +17,11 @@ import pandas as pd
 from ecmf_utils.files import EcmfError, data_uri
 from ecmf_utils.media import read_frames, show_frame, show_text
 from ecmf_utils.media.playback import playback
+from ecmf_utils.media.problems import PROBLEMS
 from ecmf_utils.media.reading import MediaError
 from ecmf_utils.notebook import Note
 
-from .manifest import PROBLEMS, SPLITS
+from .manifest import SPLITS
 
 LISTED = 200  # clips on one page of the list
 MENU = 60  # with more groups than this, a name is typed instead of chosen

@@ -30,18 +30,6 @@ TEXT_COLUMNS = (
 )
 NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
 # every code that may stand in a `problem` column, with the sentence that a report shows
-PROBLEMS = media.PROBLEMS | {
-    "bad_id": "the clip_id is empty or has a path separator; the row is not used",
-    "no_features": "there are no published features of this clip",
-    "not_npy": "the file is not an .npy file, or its header is damaged",
-    "pickled": "the file holds pickled Python objects, which may run code; refused",
-    "wrong_dtype": "the numbers are of another type than those of most clips, or not numbers",
-    "wrong_dim": "the vectors have another length or shape than those of most clips",
-    "outside_source": "a link leads out of the source folder; follow_links=true allows it",
-    "duplicate_id": "the clip_id occurred in an earlier row; this row is not used",
-    "unknown_label": "the label is not in the profile's label set; the clip counts as unlabelled",
-    "unknown_split": "the split is none of train, test, unlabelled; a default was taken",
-}
 
 
 # ---- schema
@@ -217,7 +205,7 @@ def count_problems(clips: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "problem": counts.index,
-            "meaning": [PROBLEMS.get(c, "") for c in counts.index],
+            "meaning": [media.PROBLEMS.get(c, "") for c in counts.index],
             "clips": counts.to_numpy(),
         }
     )

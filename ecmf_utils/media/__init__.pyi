@@ -7,8 +7,8 @@ from .faces import (
     summarise_faces as summarise_faces,
 )
 from .policy import show_frame as show_frame, show_sound as show_sound, show_text as show_text, show_video as show_video
+from .problems import PROBLEMS as PROBLEMS
 from .reading import (
-    PROBLEMS as PROBLEMS,
     frame_times as frame_times,
     read_audio as read_audio,
     read_frames as read_frames,

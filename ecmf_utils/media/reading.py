@@ -13,28 +13,9 @@ import numpy as np
 
 from ecmf_utils import files
 
+from .problems import PROBLEMS
+
 # every code that may stand in a `problem` column, with the sentence that a report shows
-PROBLEMS = {
-    "missing_file": "the file is not there",
-    "empty_file": "the file has no bytes",
-    "not_media": "the file is not a video or sound file",
-    "truncated": "the file ends before its announced end",
-    "unreadable": "the file is damaged: nothing could be decoded",
-    "no_video_stream": "there is no picture in the file",
-    "no_sound_stream": "there is no sound stream",
-    "silent_sound": "the sound stream is silent from beginning to end",
-    "one_frame": "the video has a single frame",
-    "no_face": "no face was found in any sampled frame",
-    "empty_text": "there is no transcript",
-    "bad_encoding": "the transcript is not valid UTF-8",
-    "no_answer": "there is no valid answer of the language model",
-    "encoder_failed": "the encoder stopped with an error on this clip",
-    "not_finite": "there are numbers that are not finite",
-    "text_cut": "the transcript is longer than the encoder reads; its end was left out",
-    "sound_windows": "the sound is longer than the encoder's window; it was encoded piece by piece",
-    "frames_thinned": "the clip is long: frames were taken farther apart than asked for",
-    "few_frames": "there are fewer frames than were asked for; some were taken more than once",
-}
 SILENCE = 1e-4  # peak amplitude; 16-bit sound of up to three quantisation steps counts as silent
 SEEK_GAP_S = 10.0  # decoding through a shorter gap is cheaper than seeking
 LOST_FRAMES = 0.02  # share of the announced frames that may be missing in a whole file

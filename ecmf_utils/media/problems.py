@@ -1,0 +1,35 @@
+"""Every problem that a clip can have: its code, and what the code means."""
+
+from __future__ import annotations
+
+PROBLEMS = {
+    "missing_file": "the file is not there",
+    "empty_file": "the file has no bytes",
+    "not_media": "the file is not a video or sound file",
+    "truncated": "the file ends before its announced end",
+    "unreadable": "the file is damaged: nothing could be decoded",
+    "no_video_stream": "there is no picture in the file",
+    "no_sound_stream": "there is no sound stream",
+    "silent_sound": "the sound stream is silent from beginning to end",
+    "one_frame": "the video has a single frame",
+    "no_face": "no face was found in any sampled frame",
+    "empty_text": "there is no transcript",
+    "bad_encoding": "the transcript is not valid UTF-8",
+    "no_answer": "there is no valid answer of the language model",
+    "encoder_failed": "the encoder stopped with an error on this clip",
+    "not_finite": "there are numbers that are not finite",
+    "text_cut": "the transcript is longer than the encoder reads; its end was left out",
+    "sound_windows": "the sound is longer than the encoder's window; it was encoded piece by piece",
+    "frames_thinned": "the clip is long: frames were taken farther apart than asked for",
+    "few_frames": "there are fewer frames than were asked for; some were taken more than once",
+    "bad_id": "the clip_id is empty or has a path separator; the row is not used",
+    "no_features": "there are no published features of this clip",
+    "not_npy": "the file is not an .npy file, or its header is damaged",
+    "pickled": "the file holds pickled Python objects, which may run code; refused",
+    "wrong_dtype": "the numbers are of another type than those of most clips, or not numbers",
+    "wrong_dim": "the vectors have another length or shape than those of most clips",
+    "outside_source": "a link leads out of the source folder; follow_links=true allows it",
+    "duplicate_id": "the clip_id occurred in an earlier row; this row is not used",
+    "unknown_label": "the label is not in the profile's label set; the clip counts as unlabelled",
+    "unknown_split": "the split is none of train, test, unlabelled; a default was taken",
+}
