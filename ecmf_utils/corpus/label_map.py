@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ecmf_utils.files import EcmfError, unknown
@@ -25,6 +26,23 @@ def check(labels: Sequence[str], label_map: Mapping[str, str | None], where: str
             raise EcmfError(f"{where}: label_map: {name}: expected a label or null, found {target!r}")
         if target is not None and target not in labels:
             raise unknown("label", target, labels, f"{where}: label_map: {name}")
+
+
+def index_labels(names: pd.Series, labels: Sequence[str]) -> np.ndarray:
+    """The class index of each label.
+
+    Parameters
+    ----------
+    names : Series of str, length N
+    labels : sequence of str
+        The label set, in order.
+
+    Returns
+    -------
+    int array, shape (N,)
+        -1 where there is no label, or none of the label set.
+    """
+    return names.map({label: i for i, label in enumerate(labels)}).fillna(-1).to_numpy(int)
 
 
 def table(values: pd.Series, labels: Sequence[str], label_map: Mapping[str, str | None]) -> pd.DataFrame:

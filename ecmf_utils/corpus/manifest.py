@@ -29,7 +29,6 @@ TEXT_COLUMNS = (
     "problem",
 )
 NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
-# every code that may stand in a `problem` column, with the sentence that a report shows
 
 
 # ---- schema

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ecmf_utils import corpus, metrics, training
+from ecmf_utils.corpus.label_map import index_labels
 from ecmf_utils.metrics import OURS, SEARCHED
 
 SAME = 1e-9  # differences of a score, and of an interval's ends, below which there is none
@@ -54,13 +55,12 @@ def compare_paired(
         were drawn.
     """
     clips = corpus.read_clips(profile).set_index("clip_id")
-    code = {label: i for i, label in enumerate(labels)}
     tables = {
         name: training.read_predictions(profile, name).set_index("clip_id").pipe(lambda t: t[t["role"] == role])
         for name in [key, *others]
     }
     ids = [i for i in tables[key].index if isinstance(clips["label"][i], str)]
-    y = clips["label"].reindex(ids).map(code).to_numpy(int)
+    y = index_labels(clips["label"].reindex(ids), labels)
     groups, unit = training.cluster_clips(clips, ids)
     proba = {name: t.reindex(ids)[[f"p_{label}" for label in labels]].to_numpy(float) for name, t in tables.items()}
     ours = proba.pop(key)

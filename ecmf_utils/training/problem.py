@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ecmf_utils import corpus, features
-from ecmf_utils.corpus.label_map import becomes as map_labels
+from ecmf_utils.corpus.label_map import becomes as map_labels, index_labels
 from ecmf_utils.files import EcmfError, data_dir, read_parquet, show
 from ecmf_utils.models.linear import EXTRA, training_rows
 
@@ -171,18 +171,17 @@ def load_problem(
     folds = folds[~folds.index.isin(known)]
     if not len(folds):
         raise EcmfError(f"no training clip of {source} is left: {len(known)} are clips of {profile} too")
-    code = {label: i for i, label in enumerate(labels)}
     refined = _read_refined(source, becomes) if trained_on == "refined" else None
     tested = set(clips.loc[clips["split"] == "test", "group"])  # nothing of their groups is learned from
     extra = [i for i in _pseudo_ids(refined, train) if i not in known] if refined is not None else []
     extra = [i for i in extra if train.loc[i, "group"] not in tested]
     ids = [*folds.index, *extra]
-    given = train["label"].reindex(folds.index).map(becomes).map(code).to_numpy(int)
+    given = index_labels(train["label"].reindex(folds.index).map(becomes), labels)
     fold = np.concatenate([folds.to_numpy(int), np.full(len(extra), EXTRA)])
     targets, weights = {}, {}
     for k in sorted(set(folds)):
         targets[k], weights[k] = _targets(ids, given, refined, k, list(labels))
-    held, test_y = _held_out(clips, code, bool(train_profile))
+    held, test_y = _held_out(clips, labels, bool(train_profile))
     return Problem(
         list(labels),
         list(branches),
@@ -220,11 +219,11 @@ def _check_folds(profile: str, folds: pd.Series, clips: pd.DataFrame) -> None:
         raise EcmfError(f"{where}: {odd.index[0]!r} is {what}, expected training clips; {again}")
 
 
-def _held_out(clips: pd.DataFrame, code: dict[str, int], cross: bool) -> tuple[pd.DataFrame, np.ndarray]:
+def _held_out(clips: pd.DataFrame, labels: Sequence[str], cross: bool) -> tuple[pd.DataFrame, np.ndarray]:
     """The clips to predict and their labels, -1 where unknown or not to be scored."""
     held = clips[(cross | (clips["split"] != "train")) & (clips["status"] == "ok")]
     scored = cross | (held["split"] == "test")
-    return held, held["label"].map(code).where(scored).fillna(-1).to_numpy(int)
+    return held, np.where(scored, index_labels(held["label"], labels), -1)
 
 
 def _read_refined(profile: str, becomes: Mapping[str, str | None]) -> pd.DataFrame:
@@ -256,8 +255,7 @@ def _targets(
         return targets, weights
     rows = refined[refined["for_fold"] == fold].set_index("clip_id").reindex(ids)
     known = rows["refined"].notna().to_numpy()
-    code = {label: i for i, label in enumerate(labels)}
-    targets[known] = one_hot[rows.loc[known, "refined"].map(code).to_numpy(int)]
+    targets[known] = one_hot[index_labels(rows.loc[known, "refined"], labels)]
     weights = np.where(rows["weight"].notna(), rows["weight"].fillna(0), weights)
     return targets, weights
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ecmf_utils import corpus, files, metrics
+from ecmf_utils.corpus.label_map import index_labels
 from ecmf_utils.files import EcmfError, data_dir, read_json, write_json
 from ecmf_utils.models import search
 from ecmf_utils.models.checkpoints import INFO
@@ -187,13 +188,13 @@ def _seed_spread(y: np.ndarray, per_seed: list[np.ndarray]) -> dict[str, float]:
 
 def _truth(profile: str, problem: Problem) -> pd.Series | None:
     table = corpus.read_truth(profile)
-    code = {label: i for i, label in enumerate(problem.labels)}
     if table is None:
         return None
     names = table.set_index("clip_id")["truth"]
     if profile == problem.train_profile:
         names = names.map(problem.label_map)
-    return names.map(code)
+    classes = pd.Series(index_labels(names, problem.labels), names.index, dtype=float)
+    return classes.where(classes >= 0)
 
 
 def save_run(
