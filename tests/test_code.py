@@ -43,8 +43,9 @@ def packages(tmp_path, monkeypatch):
 
 
 def forget():
-    code._read.cache_clear()
-    code._door.cache_clear()
+    for function in vars(code).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def moves(packages, cells, name, content="changed = 1\n"):
@@ -91,7 +92,7 @@ def test_a_room_that_is_handed_on_counts_as_a_whole(packages, cell):
 
 
 def test_a_function_that_is_found_by_its_dotted_name_counts(packages):
-    cells = ["from ecmf_utils import corpus"]
+    cells = ["from ecmf_utils import corpus\ncorpus.READERS"]
     assert moves(packages, cells, "ecmf_demo/corpus.py")
     assert not moves(packages, cells, "ecmf_utils/sound/reading.py")
 
@@ -139,6 +140,65 @@ def test_what_code_says_of_itself_does_not_count_what_it_does_does():
     assert logic(source.replace("2 *", "3 *")) != same
 
 
+FUNCTIONS = """
+import logging
+from ecmf_utils.files import write
+from . import pitch
+from .rates import RATE as rate
+LIMIT = 3
+logging.disable()
+def read(x):
+    return _half(x) + LIMIT
+def _half(x):
+    from .rates import RATE
+    return RATE
+def tune():
+    return pitch.track
+class Reader:
+    def read(self):
+        return read(rate)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "edit", "counts"),
+    [
+        ("read", ("LIMIT = 3", "LIMIT = 4"), True),
+        ("read", ("_half(x) +", "_half(2 * x) +"), True),
+        ("read", ("return RATE\n", "return 2 * RATE\n"), True),
+        ("read", ("return pitch.track", "return 2 * pitch.track"), False),
+        ("read", ("return read(rate)", "return read(2 * rate)"), False),
+        ("read", ("logging.disable()", "logging.disable(1)"), True),  # it has its effect whatever is used
+        ("tune", ("LIMIT = 3", "LIMIT = 4"), False),
+        ("Reader", ("LIMIT = 3", "LIMIT = 4"), True),
+        ("Reader", ("return pitch.track", "return 2 * pitch.track"), False),
+    ],
+)
+def test_only_what_is_used_of_a_module_counts(packages, cell, edit, counts):
+    packages("ecmf_utils/sound/reading.py", FUNCTIONS)
+    cells = [f"from ecmf_utils.sound.reading import {cell}\n{cell}()"]
+    before = code.fingerprint(cells)
+    packages("ecmf_utils/sound/reading.py", FUNCTIONS.replace(*edit))
+    assert (code.fingerprint(cells) != before) is counts
+
+
+def test_what_a_used_function_uses_elsewhere_counts_and_nothing_else_there(packages):
+    packages("ecmf_utils/sound/reading.py", FUNCTIONS)
+    packages("ecmf_utils/sound/rates.py", "RATE = 1\nOTHER = 1\n")
+    cells = ["from ecmf_utils.sound import read\nread()"]
+    before = code.fingerprint(cells)
+    packages("ecmf_utils/sound/rates.py", "RATE = 1\nOTHER = 2\n")
+    assert code.fingerprint(cells) == before
+    packages("ecmf_utils/sound/rates.py", "RATE = 2\nOTHER = 1\n")
+    assert code.fingerprint(cells) != before
+
+
+def test_a_name_that_a_module_passes_on_leads_to_where_it_is_defined(packages):
+    packages("ecmf_utils/sound/reading.py", "from .rates import RATE as read\n")
+    cells = ["from ecmf_utils.sound import read\nread"]
+    assert moves(packages, cells, "ecmf_utils/sound/rates.py", "RATE = 2\n")
+
+
 # ---- the real notebooks
 
 
@@ -154,21 +214,29 @@ def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
     assert startup.fingerprint("24") != before
 
 
-def reached(name):
-    """The modules of ours that a notebook comes to import."""
-    waiting = set(code._references([code._parse(cell["source"]) for cell in code_cells(name)], ""))
-    seen = set()
-    while waiting:
-        seen |= waiting
-        waiting = {new for module in waiting for new in code._read(module)[1]} - seen
-    return seen
+def used(name):
+    """(module, name) of every definition of ours that a notebook uses."""
+    statements = code.find_used(cell["source"] for cell in code_cells(name))
+    return {(statement.module, defined) for statement in statements for defined in statement.defines}
 
 
 @pytest.mark.parametrize("name", notebook_names())
-def test_every_module_that_a_notebook_reaches_is_followed(name):
-    assert reached(name) and all((ROOT / f"{module.replace('.', '/')}.py").is_file() for module in reached(name))
+def test_everything_that_a_notebook_uses_is_found(name):
+    modules = {module for module, _ in used(name)}
+    assert modules and all((ROOT / f"{module.replace('.', '/')}.py").is_file() for module in modules)
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "22_extract_scene"])
-def test_how_a_page_looks_decides_nothing_that_a_notebook_computes(name):
-    assert not {"ecmf_workflow.pages.index", "ecmf_workflow.results", "ecmf_workflow.pages.scoreboard"} & reached(name)
+def test_an_edit_reruns_the_notebooks_that_use_it_and_no_others():
+    """Notebook 21 reads the crops that 20 has written; how faces are detected is nothing to it."""
+    by_notebook = {name[:2]: used(name) for name in notebook_names()}
+
+    def users(module, name):
+        return {number for number, found in by_notebook.items() if (module, name) in found}
+
+    assert users("ecmf_utils.media.faces", "detect_in_clip") == {"20", "70"}
+    assert users("ecmf_utils.media.faces", "read_crops") == {"20", "21"}
+    assert users("ecmf_utils.encoders.classical", "audio") >= {"23", "70"}
+    assert not users("ecmf_utils.encoders.classical", "audio") & {"20", "40", "50", "51", "60"}
+    assert not {module for found in by_notebook.values() for module, _ in found if module.startswith("ecmf_workflow")}
+    plots = {module for number in ("20", "21", "22", "23", "24") for module, _ in by_notebook[number]}
+    assert "ecmf_utils.plots.scores" not in plots
