@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import json
-import math
-import operator
 import os
 import re
 import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from ecmf_utils.files import SHIPPED, EcmfError, show, unknown
 
@@ -122,92 +123,98 @@ def _remarks(source: str) -> dict[int, str]:
 
 
 def coerce(value: Any, parameter: Parameter, where: str = "") -> Any:
-    """A value of the declared type, from Python, YAML or the command line.
+    """Check a value from Python, YAML or the command line, and bring it to the declared type.
+
+    Parameters
+    ----------
+    value : object
+        Text, as the command line gives it, is read as the declared type; anything else is only checked.
+    parameter : Parameter
+        Its `kind` is the declared type. A bare `list` takes its items' type from the default.
+    where : str
+        Begins the line of an error: a notebook, for example.
 
     Raises
     ------
     EcmfError
-        The value does not fit: the line names the parameter, its type and the value.
+        The value does not fit, or there is no such type. The line names the parameter, its type and the value.
     """
+    head = f"{where}: parameter {parameter.name}" if where else f"parameter {parameter.name}"
+    default = parameter.default if isinstance(parameter.default, list | tuple) else ()
+    item_types = {type(item).__name__ for item in default}
     try:
-        return _fit(value, ast.parse(parameter.kind, mode="eval").body, parameter.default)
-    except (ValueError, OverflowError, RecursionError):
-        head = f"{where}: " if where else ""
+        adapter = _make_adapter(parameter.kind, item_types.pop() if len(item_types) == 1 else "Any")
+    except (SyntaxError, ValueError, LookupError):
+        raise EcmfError(f"{head}: {parameter.kind} is no type of a parameter: expected {GRAMMAR}") from None
+    try:
+        return adapter.validate_python(value)
+    except (ValueError, RecursionError):
         how = ' (as JSON: {"name": value})' if parameter.kind.startswith("dict") else ""
-        raise EcmfError(f"{head}parameter {parameter.name} is {parameter.kind}{how}, which {value!r} is not") from None
+        raise EcmfError(f"{head} is {parameter.kind}{how}, which {value!r} is not") from None
 
 
-def _fit(value: Any, kind: ast.expr, default: Any = None) -> Any:
-    if isinstance(kind, ast.BinOp):
-        return _first_fit(value, [kind.left, kind.right], default)
-    if isinstance(kind, ast.Compare):
-        return _in_range(value, kind)
-    if isinstance(kind, ast.Constant) and kind.value is None:
-        kind = ast.Name("None")
-    name = ast.unparse(kind.value if isinstance(kind, ast.Subscript) else kind).split(".")[-1]
-    inner = _inner(kind)
-    if name == "Optional":
-        return _first_fit(value, [ast.Name("None"), *inner], default)
-    if name == "Union":
-        return _first_fit(value, inner, default)
+@functools.cache
+def _make_adapter(kind: str, item_type: str) -> TypeAdapter[Any]:
+    """The check for a type as an annotation spells it; `item_type` is that of the items of a bare `list`."""
+    kind_type = _build_type(ast.parse(kind, mode="eval").body, item_type)
+    return TypeAdapter(kind_type, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _build_type(node: ast.expr, item_type: str = "Any") -> Any:
+    """The type that an annotation stands for. Nothing is evaluated: names outside the tables raise KeyError."""
+    match node:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _build_union([left, right], item_type)
+        case ast.Compare():
+            return _build_range(node)
+        case ast.Subscript(value=outer, slice=inside):
+            name = ast.unparse(outer).removeprefix("typing.")
+            inner = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+        case _:
+            name, inner = ast.unparse(node).removeprefix("typing."), []
     if name == "Literal":
-        return _choice(value, [ast.literal_eval(choice) for choice in inner])
+        choices = [ast.literal_eval(choice) for choice in inner]
+        return Annotated[Any, BeforeValidator(functools.partial(_choose, choices))]
+    if name in ("Union", "Optional"):
+        return _build_union([*inner, ast.Name("None")] if name == "Optional" else inner, item_type)
     if name in ("list", "List"):
-        return _list(value, inner, default)
-    if name not in SCALARS:
-        raise ValueError
-    return SCALARS[name](value)
+        return Annotated[list[_build_type(inner[0] if inner else ast.Name(item_type))], BeforeValidator(_read_list)]
+    return SCALARS["dict" if name == "Dict" else name]
 
 
-def _in_range(value: Any, kind: ast.Compare) -> Any:
+def _build_union(members: Sequence[ast.expr], item_type: str) -> Any:
+    """The first member that fits counts. None comes first, so that `None` for `str | None` is not text."""
+    none_first = sorted(members, key=lambda member: ast.unparse(member) != "None")
+    types = [_build_type(member, item_type) for member in none_first]
+    return Annotated[Union[tuple(types)], Field(union_mode="left_to_right")]  # noqa: UP007
+
+
+def _build_range(node: ast.Compare) -> Any:
     """A number within bounds: `int >= 1`, `0 <= float < 1`."""
-    parts = [kind.left, *kind.comparators]
-    found = _fit(value, next(part for part in parts if isinstance(part, ast.Name)))
-    numbers = [found if isinstance(part, ast.Name) else ast.literal_eval(part) for part in parts]
-    within = [WITHIN[type(op)](*pair) for op, pair in zip(kind.ops, pairwise(numbers), strict=True)]
-    if not all(within):
+    bounds = {}
+    for operator, (left, right) in zip(node.ops, pairwise([node.left, *node.comparators]), strict=True):
+        # `0 <= float` means `float >= 0`
+        number, limit, names = (left, right, BOUNDS) if isinstance(left, ast.Name) else (right, left, MIRRORED)
+        bounds[names[type(operator)]] = ast.literal_eval(limit)
+    if not all(isinstance(limit, int | float) for limit in bounds.values()):
         raise ValueError
-    return found
+    return Annotated[NUMBERS[ast.unparse(number)], Field(**bounds)]
 
 
-def _inner(kind: ast.expr) -> list[ast.expr]:
-    if not isinstance(kind, ast.Subscript):
-        return []
-    return kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
-
-
-def _first_fit(value: Any, kinds: Sequence[ast.expr], default: Any) -> Any:
-    for kind in sorted(kinds, key=lambda k: ast.unparse(k) != "None"):
-        try:
-            return _fit(value, kind, default)
-        except ValueError:
-            continue
-    raise ValueError
-
-
-def _choice(value: Any, choices: Sequence[Any]) -> Any:
-    for choice in choices:
-        if type(value) is type(choice) and value == choice:
-            return choice
-    for choice in choices:
-        if isinstance(value, str) and value == str(choice):
-            return choice
-    raise ValueError
-
-
-def _list(value: Any, inner: Sequence[ast.expr], default: Any) -> list[Any]:
-    if isinstance(value, str):
-        value = _items(value.strip())
-    if not isinstance(value, list | tuple):
+def _choose(choices: Sequence[Any], value: Any) -> Any:
+    """The choice that a value is, or whose text it is. pydantic's own Literal takes True and 1.0 for 1."""
+    same = [choice for choice in choices if type(choice) is type(value) and choice == value]
+    same += [choice for choice in choices if str(choice) == value]
+    if not same:
         raise ValueError
-    kinds = {type(item).__name__ for item in default} if isinstance(default, list | tuple) else set()
-    if not inner and len(kinds) == 1:  # a bare `list`: what its default holds says of what
-        inner = [ast.Name(kinds.pop())]
-    return [_fit(item, inner[0]) if inner else item for item in value]
+    return same[0]
 
 
-def _items(text: str) -> Any:
+def _read_list(value: Any) -> Any:
     """A list as JSON, or names between commas, in brackets or not."""
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, tuple) else value
+    text = value.strip()
     if text.startswith("["):
         try:
             return json.loads(text)
@@ -218,51 +225,25 @@ def _items(text: str) -> Any:
     return [item.strip() for item in text.split(",") if text]
 
 
-def _none(value: Any) -> None:
-    if value is None or value in ("None", "null"):
-        return None
-    raise ValueError
+def _when_text(read: Callable[[str], Any]) -> BeforeValidator:
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
-def _str(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError
-
-
-def _bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    raise ValueError
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError
-    if not math.isfinite(number := float(value)):
-        raise ValueError
-    return number
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    value = json.loads(value) if isinstance(value, str) else value
-    if not isinstance(value, dict):
-        raise ValueError
-    return value
-
-
-WITHIN = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
+# Text that does not read as the type is refused: here, or by pydantic, which gets it unchanged.
+NUMBERS = {
+    "int": Annotated[int, _when_text(lambda text: int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else text)],
+    "float": Annotated[float, _when_text(float)],
+}
+NONE = Annotated[None, _when_text(lambda text: None if text in ("None", "null") else text)]
 SCALARS = {
-    "str": _str, "int": _int, "float": _float, "bool": _bool, "dict": _dict, "Dict": _dict,
-    "None": _none, "NoneType": _none, "Any": lambda value: value,
-}  # fmt: skip
+    "str": str,
+    **NUMBERS,
+    "bool": Annotated[bool, _when_text(lambda text: {"true": True, "false": False}.get(text.lower(), text))],
+    "dict": Annotated[dict, _when_text(json.loads)],
+    "None": NONE,
+    "NoneType": NONE,
+    "Any": Any,
+}
+BOUNDS = {ast.Gt: "gt", ast.GtE: "ge", ast.Lt: "lt", ast.LtE: "le"}
+MIRRORED = {ast.Gt: "lt", ast.GtE: "le", ast.Lt: "gt", ast.LtE: "ge"}
+GRAMMAR = "str, int, float, bool, list, list[str], dict, int | None, Literal['a', 'b'], int >= 1 or 0 <= float < 1"

@@ -92,6 +92,54 @@ def test_value_of_another_type_is_refused_by_name(kind, given):
     assert repr(given) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("Literal[1, 2]", True),
+        ("Literal[1, 2]", 1.0),
+        ("int | None", True),
+        ("list[int]", [1, True]),
+        ("list[float]", "[NaN]"),
+        ("float | None", "inf"),
+        ("list[int >= 1] | None", "1,0"),
+        ("float", 10**400),
+        ("list", "[" * 100_000),
+    ],
+)
+def test_checks_hold_inside_unions_and_lists(kind, given):
+    with pytest.raises(EcmfError, match="parameter p is"):
+        parameters.coerce(given, parameters.Parameter("p", kind, None))
+
+
+def test_default_of_a_bare_list_says_of_what_it_is_a_list():
+    for kind in ("list", "list | None"):
+        with pytest.raises(EcmfError, match="which '1,b' is not"):
+            parameters.coerce("1,b", parameters.Parameter("p", kind, [0]))
+    assert parameters.coerce("1,b", parameters.Parameter("p", "list", [0, "a"])) == ["1", "b"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "set",
+        "integer",
+        "list[set]",
+        "int >",
+        "int == 1",
+        "str >= 1",
+        "1 < int > 'a'",
+        "int + 1",
+        "__import__('os')",
+        "f()",
+    ],
+)
+def test_type_that_a_parameter_cannot_have_is_named_and_never_evaluated(notebooks, kind):
+    make_notebook(notebooks, "11_more", parameters=f'n: "{kind}" = 1')
+    with pytest.raises(EcmfError, match=r"11_more.ipynb: parameter n: .* is no type of a parameter") as error:
+        parameters.declared("11")
+    assert kind in str(error.value) and "\n" not in str(error.value)
+
+
 def test_parameters_cell_is_read_with_types_and_remarks(notebooks):
     make_notebook(
         notebooks,
