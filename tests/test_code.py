@@ -3,7 +3,7 @@ import pytest
 from ecmf_utils import code
 from ecmf_utils.files import ROOT
 from ecmf_utils.notebook import startup
-from ecmf_utils.notebook.parameters import code_cells, notebook_names
+from ecmf_utils.notebook.parameters import list_notebooks, read_code_cells
 from tests.small_notebooks import edit, make_pipeline
 
 FILES = {
@@ -156,7 +156,7 @@ def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
 
 def reached(name):
     """The modules of ours that a notebook comes to import."""
-    waiting = set(code._references([code._parse(cell["source"]) for cell in code_cells(name)], ""))
+    waiting = set(code._references([code._parse(cell["source"]) for cell in read_code_cells(name)], ""))
     seen = set()
     while waiting:
         seen |= waiting
@@ -164,7 +164,7 @@ def reached(name):
     return seen
 
 
-@pytest.mark.parametrize("name", notebook_names())
+@pytest.mark.parametrize("name", list_notebooks())
 def test_every_module_that_a_notebook_reaches_is_followed(name):
     assert reached(name) and all((ROOT / f"{module.replace('.', '/')}.py").is_file() for module in reached(name))
 
