@@ -111,6 +111,13 @@ def test_checks_hold_inside_unions_and_lists(kind, given):
         parameters.coerce(given, parameters.Parameter("p", kind, None))
 
 
+def test_dict_of_named_types_is_checked_inside():
+    parameter = parameters.Parameter("p", "dict[str, int]", {})
+    assert parameters.coerce('{"a": 1}', parameter) == {"a": 1}
+    with pytest.raises(EcmfError, match=r"parameter p is dict\[str, int\] \(as JSON"):
+        parameters.coerce({"a": 1.5}, parameter)
+
+
 def test_default_of_a_bare_list_says_of_what_it_is_a_list():
     for kind in ("list", "list | None"):
         with pytest.raises(EcmfError, match="which '1,b' is not"):
