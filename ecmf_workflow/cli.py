@@ -123,19 +123,19 @@ def _index(options: argparse.Namespace) -> int:
     members = profiles.load_profile(options.profile)["members"]
     for name in members:
         if (reports_dir(name) / "runs").exists():
-            index.build_index(name, steps.order(name))
-    order = [] if members else steps.order(options.profile)
+            index.build_index(name, steps.plan_notebooks(name))
+    order = [] if members else steps.plan_notebooks(options.profile)
     print(f"Report: {show(index.build_index(options.profile, order))}")
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     print("notebooks")
-    for name in parameters.notebook_names():
+    for name in parameters.list_notebooks():
         step = steps.STEPS.get(name)
         print(f"  {name:<20} {step.title if step else ''}")
     print("profiles")
-    for name in profiles.profile_names():
+    for name in profiles.list_profiles():
         print(f"  {name:<20} {profiles.load_profile(name)['description']}")
     return 0
 

@@ -71,14 +71,14 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
         if not dry_run:
             print(f"Report: {show(build_index(profile))}")
         return 1 if failed else 0
-    profiles.check_sets(sets, steps.order(profile))
-    shards.counts(profile, sets, steps.order(profile))  # a number that cannot be is refused at once
+    profiles.check_sets(sets, steps.plan_notebooks(profile))
+    shards.counts(profile, sets, steps.plan_notebooks(profile))  # a number that cannot be is refused at once
     cores = cores or parallel.cpu_count()
     with _only_one(profile):
         _sweep(data_dir(profile))
         follower = Follower(profile, dry_run)
         code = 0 if dry_run else _corpus_first(profile, sets, cores, follower)
-        order = steps.order(profile)
+        order = steps.plan_notebooks(profile)
         if not code:
             code = _snakemake(profile, sets, outdated(profile, sets, order), cores, dry_run, follower)
         if dry_run:
@@ -116,9 +116,9 @@ def _failed(member: str, sets: Sequence[str], cores: int, dry_run: bool) -> bool
 def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follower) -> int:
     """Read a real corpus before the rest is planned: what it holds decides what can be trained."""
     start = profiles.START
-    settings = profiles.resolve(start, profile, profiles.sets_for(start, sets))
+    settings = profiles.resolve(start, profile, profiles.select_sets(start, sets))
     changed = outdated(profile, sets, [start])
-    there = all(path.exists() for path in steps.writes(start, profile))
+    there = all(path.exists() for path in steps.list_outputs(start, profile))
     if settings.get("kind", profiles.GENERATED) == profiles.GENERATED or (there and not changed):
         return 0
     page = str(steps.html_path(start, profile))
@@ -133,8 +133,8 @@ def outdated(profile: str, sets: Sequence[str], order: Sequence[str]) -> list[st
     """
     found = []
     for nb in order:
-        now = profiles.resolve(nb, profile, profiles.sets_for(nb, sets))
-        keys = steps.shard_keys(now.get("n_shards", 1))
+        now = profiles.resolve(nb, profile, profiles.select_sets(nb, sets))
+        keys = steps.make_shard_keys(now.get("n_shards", 1))
         if len(keys) == 1:
             found += [nb] if _is_outdated(nb, profile, now) else []
             continue
@@ -209,7 +209,7 @@ def _snakemake(
         f"profile={profile}",
         f"sets={json.dumps(list(sets))}",
     ]
-    env = startup.child_env(ECMF_PARENT=runner.parent_mark(), ECMF_MARK="1")
+    env = startup.make_child_env(ECMF_PARENT=runner.parent_mark(), ECMF_MARK="1")
     write_text(log_path(profile), "")
     with open(log_path(profile), "w", encoding="utf-8") as log:
         process = subprocess.Popen(
@@ -308,7 +308,7 @@ class Follower:
             self.planned[row[1]] = int(row[2])
         elif line.startswith("total ") and not self.quiet and self.planned:
             left = [nb for nb in self.planned if nb not in self.done]
-            runs, total = sum(self.planned[nb] for nb in left), len(steps.order(self.profile))
+            runs, total = sum(self.planned[nb] for nb in left), len(steps.plan_notebooks(self.profile))
             split = f" in {runs} runs" if runs > len(left) else ""
             print(f"{self.profile}: {len(left)} of {total} notebooks to run{split}", flush=True)
         elif line.startswith("ecmf: "):
@@ -385,7 +385,7 @@ class Follower:
             print(f"Failed: {', '.join(self.failed)}{because} (log: {log})", file=sys.stderr)
         elif not self.planned and not code:
             print(f"{self.profile}: nothing to do, everything is up to date")
-        why = steps.why_untrained(self.profile)
+        why = steps.explain_untrained(self.profile)
         if why and not code:
             print(f"Nothing was trained: {why}")
         print(f"Report: {show(reports_dir(self.profile) / 'index.html')}", flush=True)

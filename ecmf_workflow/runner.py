@@ -61,15 +61,15 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
     EcmfError
         Refused before a kernel starts: unknown names, wrong types, missing earlier outputs.
     """
-    nb = parameters.notebook_name(name)
+    nb = parameters.find_notebook(name)
     profile, sets = profiles.prepare(profile, sets)
     values = profiles.resolve(nb, profile, sets)
     shards.check(nb, values)
     if profile != TINY:
         _check_branch(nb, profile)
-        steps.require(nb, profile, steps.trained_elsewhere(values))
+        steps.require(nb, profile, steps.find_training_profile(values))
     follow_parent()
-    key = steps.run_key(values)
+    key = steps.make_run_key(values)
     with _alone(nb, profile, key):
         return Run(nb, profile, values, key).execute()
 
@@ -77,7 +77,7 @@ def run(name: str, profile: str, sets: Sequence[str] = ()) -> int:
 def _check_branch(nb: str, profile: str) -> None:
     """Refuse to extract a branch that the profile does not have, or has imported."""
     step = steps.STEPS.get(nb)
-    makers = steps.branch_notebooks(profile)
+    makers = steps.find_extractors(profile)
     if step and step.branch and step.branch not in makers:
         raise EcmfError(
             f"{nb} is not run by profile {profile}: the branches that it extracts are "
@@ -115,7 +115,7 @@ class Run:
             **git_state(),
             "versions": versions(),
             "fingerprint": fingerprint(nb),
-            "inputs": {show(p): file_hash(p) for p in steps.reads(nb, profile) if p.exists()},
+            "inputs": {show(p): file_hash(p) for p in steps.list_inputs(nb, profile) if p.exists()},
         }
 
     def execute(self) -> int:
@@ -139,15 +139,15 @@ class Run:
     def _publish(self) -> None:
         from .pages import page
 
-        n_shards, detour = self.values.get("n_shards", 1), steps.trained_elsewhere(self.values)
+        n_shards, detour = self.values.get("n_shards", 1), steps.find_training_profile(self.values)
         if n_shards > 1:
             shards.note(self.nb, self.profile, self.values)
-        for path in [] if detour or n_shards > 1 else steps.writes(self.nb, self.profile):
+        for path in [] if detour or n_shards > 1 else steps.list_outputs(self.nb, self.profile):
             if not path.exists():
                 raise EcmfError(f"ended without writing {show(path)}")
             os.utime(path)  # rows that are reused are not rewritten, yet the step is done now
         self._update("ok")
-        order = steps.order(self.profile)
+        order = steps.plan_notebooks(self.profile)
         page.to_html(self.copy, self.html, self.profile, run=self.record, order=order)
         if "n_shards" in self.values:
             shards.settle(self.nb, self.profile, n_shards)

@@ -35,7 +35,7 @@ def counts(profile: str, sets: Sequence[str], notebooks: Sequence[str]) -> dict[
     """
     found = {}
     for nb in notebooks:
-        values = profiles.resolve(nb, profile, profiles.sets_for(nb, sets))
+        values = profiles.resolve(nb, profile, profiles.select_sets(nb, sets))
         check(nb, values)
         if values.get("shard"):
             raise EcmfError(
@@ -57,7 +57,7 @@ def check(nb: str, values: Mapping[str, Any]) -> None:
 
 def written(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
     """The file of one shard, which lies beside or below what the whole notebook writes."""
-    whole = steps.writes(nb, profile)[0]
+    whole = steps.list_outputs(nb, profile)[0]
     folder = whole.parent
     if whole.name == "selected.json":
         chosen = read_json(whole, nb)
@@ -71,7 +71,7 @@ def note(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
     if not path.exists():
         raise EcmfError(f"ended without writing {show(path)}")
     about = {"file": str(path.relative_to(data_dir(profile))), "hash": file_hash(path)}
-    return write_json(steps.note_path(nb, profile, steps.run_key(values)), about)
+    return write_json(steps.note_path(nb, profile, steps.make_run_key(values)), about)
 
 
 def forget(nb: str, profile: str) -> None:
@@ -83,7 +83,7 @@ def forget(nb: str, profile: str) -> None:
 
 def settle(nb: str, profile: str, n_shards: int) -> None:
     """Remove pages, records and notes that runs in another number of shards have left."""
-    own = {nb + key for key in steps.shard_keys(n_shards)}
+    own = {nb + key for key in steps.make_shard_keys(n_shards)}
     reports, made = reports_dir(profile), steps.note_path(nb, profile, "").parent
     found = [*reports.glob(f"{nb}*.html"), *(reports / "runs").glob(f"{nb}*"), *made.glob(f"{nb}--*.json")]
     for path in found:

@@ -3,7 +3,7 @@ import pytest
 from ecmf_utils import code
 from ecmf_utils.files import ROOT
 from ecmf_utils.notebook import startup
-from ecmf_utils.notebook.parameters import code_cells, notebook_names
+from ecmf_utils.notebook.parameters import list_notebooks, read_code_cells
 from tests.small_notebooks import edit, make_pipeline
 
 FILES = {
@@ -216,11 +216,11 @@ def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
 
 def used(name):
     """(module, name) of every definition of ours that a notebook uses."""
-    statements = code.find_used(cell["source"] for cell in code_cells(name))
+    statements = code.find_used(cell["source"] for cell in read_code_cells(name))
     return {(statement.module, defined) for statement in statements for defined in statement.defines}
 
 
-@pytest.mark.parametrize("name", notebook_names())
+@pytest.mark.parametrize("name", list_notebooks())
 def test_everything_that_a_notebook_uses_is_found(name):
     modules = {module for module, _ in used(name)}
     assert modules and all((ROOT / f"{module.replace('.', '/')}.py").is_file() for module in modules)
@@ -228,7 +228,7 @@ def test_everything_that_a_notebook_uses_is_found(name):
 
 def test_an_edit_reruns_the_notebooks_that_use_it_and_no_others():
     """Notebook 21 reads the crops that 20 has written; how faces are detected is nothing to it."""
-    by_notebook = {name[:2]: used(name) for name in notebook_names()}
+    by_notebook = {name[:2]: used(name) for name in list_notebooks()}
 
     def users(module, name):
         return {number for number, found in by_notebook.items() if (module, name) in found}

@@ -39,7 +39,7 @@ def test_miniature_goes_from_its_layout_to_a_report(name, make, stock, tmp_path,
     assert reproduction.reproduce(name, sets, cores=2) == 0, capsys.readouterr()
     assert (reports_dir(name) / "index.html").exists()
     results = read_json(reports_dir(name) / "results.json")
-    assert {row["name"] for row in results["notebooks"]} == set(steps.order(name))
+    assert {row["name"] for row in results["notebooks"]} == set(steps.plan_notebooks(name))
     assert {"ecmf", "logreg", "late", "attention"} <= {row["model"] for row in results["scores"]}
     assert results["clips"]["total"] == len(clips)
 
@@ -56,7 +56,7 @@ def test_four_real_clips_of_one_actor_give_a_report_without_training(tmp_path, h
     assert reproduction.reproduce("ravdess", cores=2) == 0
     page = (reports_dir("ravdess") / "index.html").read_text(encoding="utf-8")
     assert "Nothing was trained" in page and "of one group" in page
-    faces = steps.writes("20_detect_faces", "ravdess")[0]
+    faces = steps.list_outputs("20_detect_faces", "ravdess")[0]
     assert faces.exists() and not (data_dir("ravdess") / "predictions").exists()
 
 

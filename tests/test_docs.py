@@ -74,7 +74,7 @@ def test_every_relative_link_resolves(page):
 
 def test_every_notebook_that_is_named_exists(page):
     named = re.findall(r"\b\d\d_[a-z]+_[a-z_]+\b", page.read_text(encoding="utf-8"))
-    assert set(named) <= set(parameters.notebook_names())
+    assert set(named) <= set(parameters.list_notebooks())
 
 
 def test_every_profile_that_is_named_exists(page):
@@ -83,7 +83,7 @@ def test_every_profile_that_is_named_exists(page):
     named = {words[1] for words in commands(page) if words[0] in {"reproduce", "verify", "index"} and len(words) > 1}
     named |= set(re.findall(r"--profile ([a-z][\w-]*)(?!\S)", text))
     named = {name for name in named if not name.startswith("folder-")}
-    assert named <= {*profiles.profile_names(), *shown}
+    assert named <= {*profiles.list_profiles(), *shown}
 
 
 def test_every_subcommand_that_is_named_exists(page):
@@ -94,9 +94,9 @@ def test_every_subcommand_that_is_named_exists(page):
 def test_every_setting_that_is_shown_is_declared(page):
     for name in settings(page):
         notebook, dot, parameter = name.rpartition(".")
-        known = [parameters.notebook_name(notebook)] if dot else parameters.notebook_names()
+        known = [parameters.find_notebook(notebook)] if dot else parameters.list_notebooks()
         about_corpus = not dot and parameter in profiles.ABOUT_CORPUS
-        assert about_corpus or any(parameter in parameters.declared(nb) for nb in known), name
+        assert about_corpus or any(parameter in parameters.read_parameters(nb) for nb in known), name
 
 
 def test_every_module_member_and_file_that_is_named_exists(page):

@@ -44,11 +44,11 @@ def test_parameters_are_typed_literals_with_a_remark_and_at_most_twenty(path):
     assert tags(cell) == ["parameters"]
     statements = ast.parse(source(cell)).body
     assert all(isinstance(s, ast.AnnAssign) for s in statements) and len(statements) <= 20
-    assert all(p.remark for p in parameters.declared(path.stem).values())
+    assert all(p.remark for p in parameters.read_parameters(path.stem).values())
 
 
 def test_the_profile_is_tiny_by_default(path):
-    declared = parameters.declared(path.stem)
+    declared = parameters.read_parameters(path.stem)
     assert declared["profile"].default == "tiny" and "seed" in declared
 
 

@@ -42,7 +42,7 @@ def encoders(request, realdata, home):
 
 def tables(branch):
     """The tables of a page, as rows of the texts of their cells."""
-    notebook = next(nb for nb in steps.order(PROFILE) if nb.startswith(BRANCHES[branch]))
+    notebook = next(nb for nb in steps.plan_notebooks(PROFILE) if nb.startswith(BRANCHES[branch]))
     page = BeautifulSoup((reports_dir(PROFILE) / f"{notebook}.html").read_text(encoding="utf-8"), "html.parser")
     return [
         [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]

@@ -134,7 +134,7 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
     write_parquet(made.shared, folder / "leakage.parquet")
     write_parquet(made.found.frame(), folder / "findings.parquet")
     write_json(folder / "corpus.json", made.facts)
-    if settings["kind"] != profiles.GENERATED and profile in profiles.profile_names():
+    if settings["kind"] != profiles.GENERATED and profile in profiles.list_profiles():
         profiles.remember(profile, settings)
 
 

@@ -19,8 +19,8 @@ import pandas as pd
 import yaml
 
 from ecmf_utils.files import ROOT, EcmfError, show, unknown, write_text
-from ecmf_utils.notebook.parameters import declared
-from ecmf_utils.notebook.profiles import BRANCHES, load_profile, profile_names, profiles_dir
+from ecmf_utils.notebook.parameters import read_parameters
+from ecmf_utils.notebook.profiles import BRANCHES, list_profiles, load_profile, profiles_dir
 from ecmf_utils.notebook.steps import STEPS
 
 from . import pretrained
@@ -108,7 +108,8 @@ def _model(name: str) -> str:
 def _chosen() -> dict[tuple[str, str], str]:
     """Profile and branch -> the model that it chooses; what a profile keeps of one that it extends is left out."""
     made_by = {step.branch: nb for nb, step in STEPS.items() if step.branch}
-    defaults = {b: declared(nb)["encoder"].default for b, nb in made_by.items() if "encoder" in declared(nb)}
+    parameters = {branch: read_parameters(nb) for branch, nb in made_by.items()}
+    defaults = {branch: own["encoder"].default for branch, own in parameters.items() if "encoder" in own}
 
     def choices(name: str) -> dict[str, str]:
         profile = load_profile(name)
@@ -121,7 +122,7 @@ def _chosen() -> dict[tuple[str, str], str]:
         return {b: _model(own["encoder"]) for b, own in settings.items()}
 
     found = {}
-    for name in profile_names():
+    for name in list_profiles():
         chosen = choices(name)  # refuses a file that cannot be read
         parent = (yaml.safe_load((profiles_dir() / f"{name}.yaml").read_text(encoding="utf-8")) or {}).get("extends")
         inherited = choices(parent) if parent else {}

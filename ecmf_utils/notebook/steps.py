@@ -1,4 +1,4 @@
-"""The order of the notebooks: what each needs, and the files by which the next one knows it ran."""
+"""The steps of the pipeline: which notebooks each notebook needs, and which files show that it has run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .profiles import START, load_profile
 class Step:
     """One notebook of the pipeline.
 
-    `needs` are notebooks, or "branches" for the extraction notebooks of the profile's branches;
-    `writes` are files under `data/<profile>`; `threads` is how many processors it can use.
+    `needs` are notebooks, or "branches" for the notebooks that extract the profile's branches;
+    `writes` are files under `data/<profile>`; `threads` is the number of processors that it can use.
     """
 
     title: str
@@ -70,110 +70,138 @@ STEPS: dict[str, Step] = {
 }
 
 
-def order(profile: str) -> list[str]:
-    """The notebooks that a profile runs, each after what it needs.
+def plan_notebooks(profile: str) -> list[str]:
+    """List the notebooks that a profile runs, each after what it needs.
 
-    Without labels to learn from nothing is trained or scored; a branch that the profile leaves out
-    or whose features were imported is not extracted, nor are faces looked for without `face`.
+    Without labels to learn from, the notebooks that train or score are left out. A branch is not extracted
+    if the profile leaves it out or its features were imported. Faces are detected only for the branch `face`.
     """
-    makers = branch_notebooks(profile)
-    skipped = set() if "face" in makers else {"20_detect_faces"}
-    learns, encodes = not why_untrained(profile), not imported(profile)
+    extractors = find_extractors(profile)
+    skipped = set() if "face" in extractors else {"20_detect_faces"}
+    can_train, can_encode = not explain_untrained(profile), not find_imported(profile)
     return [
         nb
         for nb, step in STEPS.items()
         if step.planned
         and nb not in skipped
-        and (learns or not step.labelled)
-        and (encodes or not step.needs_media)
-        and (step.branch is None or step.branch in makers)
+        and (can_train or not step.labelled)
+        and (can_encode or not step.needs_media)
+        and (step.branch is None or step.branch in extractors)
     ]
 
 
-def why_untrained(profile: str) -> str:
-    """Why nothing can be learned from the corpus of a profile; empty where something can."""
+def explain_untrained(profile: str) -> str:
+    """Say why nothing can be learned from the corpus of a profile; empty where something can."""
     if not load_profile(profile)["labelled"]:
         return "the profile says labelled: false"
     facts = data_dir(profile) / "corpus.json"
     return read_json(facts)["untrained"] if facts.exists() else ""
 
 
-def imported(profile: str) -> dict[str, str]:
-    """branch -> who imported its published features: the start notebook, or "" for a person."""
-    found = {branch: START for branch in load_profile(profile)["features"]}
+def find_imported(profile: str) -> dict[str, str]:
+    """Find the branches whose published features were imported.
+
+    Returns
+    -------
+    dict
+        branch -> the notebook that imported its features, or "" where a person did with `ecmf import-features`.
+    """
+    importers = {branch: START for branch in load_profile(profile)["features"]}
     for path in (data_dir(profile) / "features").glob("*/selected.json"):
         if read_json(path).get("recipe", {}).get("imported"):
-            found.setdefault(path.parent.name, "")
-    return found
+            importers.setdefault(path.parent.name, "")
+    return importers
 
 
-def branch_notebooks(profile: str) -> dict[str, str]:
-    """branch -> the notebook that extracts it, in the order of the profile's branches.
+def find_extractors(profile: str) -> dict[str, str]:
+    """Find the notebook that extracts each branch.
 
-    Branches whose features were imported have none; `audio@<encoder>` is a set of vectors of `audio`.
+    Returns
+    -------
+    dict
+        branch -> notebook, in the order of the profile's branches. A branch whose features were imported
+        is left out. `audio@<encoder>` names other vectors of `audio`, from the same notebook.
+
+    Raises
+    ------
+    EcmfError
+        No notebook extracts a branch of the profile.
     """
-    makers = {step.branch: nb for nb, step in STEPS.items() if step.branch}
-    known = imported(profile)
+    extractors = {step.branch: nb for nb, step in STEPS.items() if step.branch}
+    imported = find_imported(profile)
     branches = list(dict.fromkeys(named(branch)[0] for branch in load_profile(profile)["branches"]))
     for branch in branches:
-        if branch not in makers and branch not in known:
-            raise unknown("branch", branch, makers, f"profile {profile}")
-    return {branch: makers[branch] for branch in branches if branch not in known}
+        if branch not in extractors and branch not in imported:
+            raise unknown("branch", branch, extractors, f"profile {profile}")
+    return {branch: extractors[branch] for branch in branches if branch not in imported}
 
 
-def needs(nb: str, profile: str) -> list[str]:
-    """Every notebook that has to have run before, each after what it needs itself."""
-    makers = [*branch_notebooks(profile).values(), START]
-    found: set[str] = set()
+def list_needs(nb: str, profile: str) -> list[str]:
+    """List every notebook that has to run before this one, each after what it needs itself."""
+    corpus_and_branches = [START, *find_extractors(profile).values()]
+    needed: set[str] = set()
     waiting = [nb]
     while waiting:
         step = STEPS.get(waiting.pop(), Step(""))
-        for name in step.needs:
-            new = [n for n in (makers if name == "branches" else [name]) if n not in found]
-            found.update(new)
-            waiting.extend(new)
-    return [name for name in STEPS if name in found]
+        for need in step.needs:
+            new = set(corpus_and_branches if need == "branches" else [need]) - needed
+            needed |= new
+            waiting += new
+    return [name for name in STEPS if name in needed]
 
 
-def writes(nb: str, profile: str, n_shards: int = 1) -> list[Path]:
-    """The files under `data/<profile>` that show the notebook has run: of shards, the note of each."""
+def list_outputs(nb: str, profile: str, n_shards: int = 1) -> list[Path]:
+    """List the files that show that a notebook has run; for several shards, the note of each shard."""
     if n_shards > 1:
-        return [note_path(nb, profile, key) for key in shard_keys(n_shards)]
+        return [note_path(nb, profile, key) for key in make_shard_keys(n_shards)]
     names = list(STEPS[nb].writes) if nb in STEPS else []
     if nb == START:
-        names += [_selected(branch) for branch in load_profile(profile)["features"]]
+        names += [f"features/{branch}/selected.json" for branch in load_profile(profile)["features"]]
     return [data_dir(profile) / name for name in names]
 
 
-def reads(nb: str, profile: str, n_shards: Mapping[str, int] | None = None) -> list[Path]:
-    """What all earlier notebooks that it builds on have written, and features imported by hand.
+def list_inputs(nb: str, profile: str, n_shards: Mapping[str, int] | None = None) -> list[Path]:
+    """List the files that a notebook depends on.
 
-    n_shards : of the notebooks that are run in several shards.
+    Parameters
+    ----------
+    nb, profile : str
+    n_shards : dict, optional
+        notebook -> number of shards, for the notebooks that run in several.
+
+    Returns
+    -------
+    list of Path
+        What all notebooks before it have written. If it or one of them uses all branches, also the features
+        that a person imported and those of other encoders (`audio@<encoder>`).
     """
-    before = needs(nb, profile)
-    by_hand = [branch for branch, maker in imported(profile).items() if not maker]
-    used_all = any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS)
-    used = by_hand if used_all else []
-    made = [path for name in before for path in writes(name, profile, (n_shards or {}).get(name, 1))]
-    encoded = [named(branch) for branch in load_profile(profile)["branches"] if named(branch)[1] and used_all]
-    stores = [data_dir(profile) / "features" / branch / encoder for branch, encoder in encoded]
-    others = [path for store in stores for path in store.glob("*/selected.json")]
-    return made + [data_dir(profile) / _selected(branch) for branch in used] + others
+    before = list_needs(nb, profile)
+    paths = [path for name in before for path in list_outputs(name, profile, (n_shards or {}).get(name, 1))]
+    if any("branches" in STEPS[name].needs for name in [*before, nb] if name in STEPS):
+        features = data_dir(profile) / "features"
+        by_hand = [branch for branch, importer in find_imported(profile).items() if not importer]
+        paths += [features / branch / "selected.json" for branch in by_hand]
+        for branch, encoder in map(named, load_profile(profile)["branches"]):
+            if encoder:
+                paths += (features / branch / encoder).glob("*/selected.json")
+    return paths
 
 
-def _selected(branch: str) -> str:
-    return f"features/{branch}/selected.json"
+def find_missing(nb: str, profile: str) -> list[str]:
+    """Find the needed notebooks whose outputs are not all there, in the order to run them."""
+    needed = list_needs(nb, profile)
+    return [name for name in needed if not all(path.exists() for path in list_outputs(name, profile))]
 
 
-def missing(nb: str, profile: str) -> list[str]:
-    """The needed notebooks whose outputs are not all there, in the order to run them."""
-    return [name for name in needs(nb, profile) if not all(path.exists() for path in writes(name, profile))]
-
-
-def trained_elsewhere(values: Mapping[str, Any]) -> str:
-    """The profile whose clips a run learns or learned from, where that is not its own; else empty.
+def find_training_profile(values: Mapping[str, Any]) -> str:
+    """Find the other profile on whose clips a run trains or was trained; empty if there is none.
 
     Such a run is a detour: it has pages of its own and replaces nothing that the pipeline reads.
+
+    Parameters
+    ----------
+    values : dict
+        The parameters of the run.
     """
     if values.get("train_profile"):
         return str(values["train_profile"])
@@ -181,50 +209,55 @@ def trained_elsewhere(values: Mapping[str, Any]) -> str:
 
 
 def require(nb: str, profile: str, train_profile: str = "") -> None:
-    """Raise an EcmfError that names the command to run when an earlier notebook has not run.
+    """Check that all notebooks that `nb` needs have run.
 
-    With `train_profile` only the branches of `profile` are needed, the rest of that other profile.
+    With `train_profile`, only the branches of `profile` are needed, and the training of `train_profile`.
+
+    Raises
+    ------
+    EcmfError
+        One has not run. The line names the file that is missing and the command that makes it.
     """
     if train_profile:
         load_profile(train_profile)
         require("50_train_fusion", train_profile)
-    branches = [START, *branch_notebooks(profile).values()]
-    for name in missing(nb, profile):
-        if train_profile and name not in branches:
+    corpus_and_branches = [START, *find_extractors(profile).values()]
+    for name in find_missing(nb, profile):
+        if train_profile and name not in corpus_and_branches:
             continue
-        absent = next(path for path in writes(name, profile) if not path.exists())
+        absent = next(path for path in list_outputs(name, profile) if not path.exists())
         raise EcmfError(
             f"{nb} needs {show(absent)}: run `ecmf run {name} --profile {profile}` or `ecmf reproduce {profile}` first"
         )
 
 
-def run_key(values: Mapping[str, Any]) -> str:
-    """What tells the runs of one notebook apart: its shard, or whose clips it was trained on."""
-    if elsewhere := trained_elsewhere(values):
-        return f"--from-{elsewhere}"
-    return shard_key(values.get("shard", 0), values.get("n_shards") or 1)
+def make_run_key(values: Mapping[str, Any]) -> str:
+    """Make the ending that tells the runs of one notebook apart: its shard, or the profile it was trained on."""
+    if train_profile := find_training_profile(values):
+        return f"--from-{train_profile}"
+    return make_shard_key(values.get("shard", 0), values.get("n_shards") or 1)
 
 
-def shard_key(shard: int | str, n_shards: int) -> str:
-    """`--01-of-04`; empty for a notebook that is run in one piece."""
+def make_shard_key(shard: int | str, n_shards: int) -> str:
+    """Make the ending of a shard, `--01-of-04`; empty for a notebook that runs in one piece."""
     return f"--{shard:0>2}-of-{n_shards:02d}" if n_shards > 1 else ""
 
 
-def shard_keys(n_shards: int) -> list[str]:
-    """The keys of all shards, or one that is empty."""
-    return [shard_key(shard, n_shards) for shard in range(n_shards)]
+def make_shard_keys(n_shards: int) -> list[str]:
+    """Make the endings of all shards; for one shard this is one empty text."""
+    return [make_shard_key(shard, n_shards) for shard in range(n_shards)]
 
 
 def note_path(nb: str, profile: str, key: str) -> Path:
-    """Where the runner notes which file a shard has written; its name is not known before."""
+    """Path of the note in which the runner says which file a shard has written."""
     return data_dir(profile) / ".made" / f"{nb}{key}.done.json"
 
 
 def html_path(nb: str, profile: str, key: str = "") -> Path:
-    """The page of a notebook; `key` tells shards of one notebook apart."""
+    """Path of the page of a run; `key` is its ending (`make_run_key`)."""
     return reports_dir(profile) / f"{nb}{key}.html"
 
 
 def run_dir(nb: str, profile: str, key: str = "") -> Path:
-    """The folder of a run's record and its executed copy."""
+    """Folder of a run's record and executed copy; `key` is its ending (`make_run_key`)."""
     return reports_dir(profile) / "runs" / f"{nb}{key}"

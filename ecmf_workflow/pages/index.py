@@ -57,10 +57,10 @@ def build_index(profile: str, order: Sequence[str] = (), members: Sequence[str] 
 
 
 def _members(profile: str) -> Sequence[str]:
-    from ecmf_utils.notebook.profiles import load_profile, profile_names
+    from ecmf_utils.notebook.profiles import list_profiles, load_profile
 
     # `folder-<source>` has no file of its own
-    return load_profile(profile)["members"] if profile in profile_names() else ()
+    return load_profile(profile)["members"] if profile in list_profiles() else ()
 
 
 def _single(profile: str, order: Sequence[str]) -> dict[str, Any]:

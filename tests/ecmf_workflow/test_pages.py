@@ -481,7 +481,7 @@ def test_the_index_by_hand_lists_what_has_not_run_and_renews_the_members_of_a_st
     scores(score(), profile="study-2")
     assert cli.main(["index", "study-2"]) == 0
     page = (reports_dir("study-2") / "index.html").read_text()
-    assert page.count("not run yet") == len(steps.order("study-2"))  # a detour is not the run itself
+    assert page.count("not run yet") == len(steps.plan_notebooks("study-2"))  # a detour is not the run itself
     scores(score(f1=0.9), profile="study-2")
     assert cli.main(["index", "study"]) == 0
     (row,) = read_json(reports_dir("study") / "results.json")["scores"]

@@ -124,7 +124,7 @@ def test_failure_stops_only_what_needs_it_and_keeps_the_rest(finished, capsys):
 
 
 def test_plan_of_a_fresh_profile_is_its_order(notebooks, capsys):
-    assert planned(capsys, profile="tiny") == steps.order("tiny")
+    assert planned(capsys, profile="tiny") == steps.plan_notebooks("tiny")
 
 
 def test_second_reproduce_at_the_same_time_is_refused_with_the_pid(notebooks):

@@ -178,17 +178,17 @@ def test_one_shard_alone_is_not_reproduced(notebooks):
 
 def test_what_needs_a_split_notebook_waits_for_all_its_shards(notebooks):
     wanted = {steps.note_path(NB, "tiny", key) for key in KEYS}
-    assert wanted <= set(steps.reads("40_refine_labels", "tiny", {NB: 3}))
-    assert not wanted & set(steps.reads("40_refine_labels", "tiny"))
+    assert wanted <= set(steps.list_inputs("40_refine_labels", "tiny", {NB: 3}))
+    assert not wanted & set(steps.list_inputs("40_refine_labels", "tiny"))
 
 
 # ---- names, notes, reports
 
 
 def test_shards_have_keys_of_their_own():
-    assert steps.run_key({"shard": 1, "n_shards": 4}) == "--01-of-04"
-    assert steps.run_key({"shard": 0, "n_shards": 1}) == steps.run_key({}) == ""
-    assert steps.shard_keys(3) == KEYS and steps.shard_keys(1) == [""]
+    assert steps.make_run_key({"shard": 1, "n_shards": 4}) == "--01-of-04"
+    assert steps.make_run_key({"shard": 0, "n_shards": 1}) == steps.make_run_key({}) == ""
+    assert steps.make_shard_keys(3) == KEYS and steps.make_shard_keys(1) == [""]
 
 
 def test_leftovers_of_another_number_of_shards_are_removed(home):

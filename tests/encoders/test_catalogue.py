@@ -92,7 +92,7 @@ def test_every_encoder_of_a_profile_is_in_the_list(rows):
         for name, served in zip(rows["name"], rows["branch"], strict=True)
         for branch in served.split(", ")
     }
-    used = {(choice[0], branch) for name in profiles.profile_names() for branch, choice in choices(name).items()}
+    used = {(choice[0], branch) for name in profiles.list_profiles() for branch, choice in choices(name).items()}
     assert len(used) > 8 and used <= known
 
 
@@ -251,7 +251,7 @@ def test_notebooks_without_the_parameter_are_left_out(home, monkeypatch):
     from tests.small_notebooks import make_pipeline
 
     monkeypatch.setenv("ECMF_NOTEBOOKS", str(make_pipeline(home / "notebooks")))
-    assert "encoder" not in parameters.declared("22")
+    assert "encoder" not in parameters.read_parameters("22")
     assert set(catalogue.list_encoders()["chosen_by"]) == {""}
 
 

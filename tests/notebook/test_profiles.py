@@ -92,13 +92,68 @@ def test_value_of_another_type_is_refused_by_name(kind, given):
     assert repr(given) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("Literal[1, 2]", True),
+        ("Literal[1, 2]", 1.0),
+        ("int | None", True),
+        ("list[int]", [1, True]),
+        ("list[float]", "[NaN]"),
+        ("float | None", "inf"),
+        ("list[int >= 1] | None", "1,0"),
+        ("float", 10**400),
+        ("list", "[" * 100_000),
+    ],
+)
+def test_checks_hold_inside_unions_and_lists(kind, given):
+    with pytest.raises(EcmfError, match="parameter p is"):
+        parameters.coerce(given, parameters.Parameter("p", kind, None))
+
+
+def test_dict_of_named_types_is_checked_inside():
+    parameter = parameters.Parameter("p", "dict[str, int]", {})
+    assert parameters.coerce('{"a": 1}', parameter) == {"a": 1}
+    with pytest.raises(EcmfError, match=r"parameter p is dict\[str, int\] \(as JSON"):
+        parameters.coerce({"a": 1.5}, parameter)
+
+
+def test_default_of_a_bare_list_says_of_what_it_is_a_list():
+    for kind in ("list", "list | None"):
+        with pytest.raises(EcmfError, match="which '1,b' is not"):
+            parameters.coerce("1,b", parameters.Parameter("p", kind, [0]))
+    assert parameters.coerce("1,b", parameters.Parameter("p", "list", [0, "a"])) == ["1", "b"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "set",
+        "integer",
+        "list[set]",
+        "int >",
+        "int == 1",
+        "str >= 1",
+        "1 < int > 'a'",
+        "int + 1",
+        "__import__('os')",
+        "f()",
+    ],
+)
+def test_type_that_a_parameter_cannot_have_is_named_and_not_evaluated(notebooks, kind):
+    make_notebook(notebooks, "11_more", parameters=f'n: "{kind}" = 1')
+    with pytest.raises(EcmfError, match=r"11_more.ipynb: parameter n cannot have the type") as error:
+        parameters.read_parameters("11")
+    assert kind in str(error.value) and "\n" not in str(error.value)
+
+
 def test_parameters_cell_is_read_with_types_and_remarks(notebooks):
     make_notebook(
         notebooks,
         "11_more",
         parameters='# data\nname: str = "a=b"  # which # one\nn: int | None = -1\nplain = [1]\n',
     )
-    found = parameters.declared("11")
+    found = parameters.read_parameters("11")
     assert [(p.name, p.kind, p.default) for p in found.values()] == [
         ("name", "str", "a=b"),
         ("n", "int | None", -1),
@@ -111,22 +166,22 @@ def test_parameters_cell_is_read_with_types_and_remarks(notebooks):
 def test_parameters_cell_holds_only_typed_literals(notebooks, line):
     make_notebook(notebooks, "11_more", parameters=f"a: int = 1\n{line}")
     with pytest.raises(EcmfError, match="11_more.ipynb"):
-        parameters.declared("11")
+        parameters.read_parameters("11")
 
 
 def test_notebook_without_parameters_cell_says_so(notebooks):
     path = make_notebook(notebooks, "11_more")
     path.write_text(path.read_text().replace('"parameters"', '"other"'))
     with pytest.raises(EcmfError, match="no code cell has the tag 'parameters'"):
-        parameters.declared("11")
+        parameters.read_parameters("11")
 
 
 def test_notebook_is_found_by_number_name_and_path(notebooks):
     wanted = "22_extract_scene"
     path = notebooks / f"{wanted}.ipynb"
-    assert {parameters.notebook_name(n) for n in ("22", wanted, path, str(path))} == {wanted}
+    assert {parameters.find_notebook(n) for n in ("22", wanted, path, str(path))} == {wanted}
     with pytest.raises(EcmfError, match="did you mean 22_extract_scene"):
-        parameters.notebook_name("22_extract_scenes")
+        parameters.find_notebook("22_extract_scenes")
 
 
 def test_profile_adds_to_what_it_extends(notebooks):
@@ -197,8 +252,8 @@ def test_malformed_set_is_refused(notebooks, text):
 def test_set_reaches_only_notebooks_that_declare_it(notebooks):
     make_notebook(notebooks, "90_benchmark", parameters="repeats: int = 3")
     sets = ["repeats=5", "22.seed=1"]
-    assert profiles.sets_for("90_benchmark", sets) == ["repeats=5"]
-    assert profiles.sets_for("22_extract_scene", sets) == ["22.seed=1"]
+    assert profiles.select_sets("90_benchmark", sets) == ["repeats=5"]
+    assert profiles.select_sets("22_extract_scene", sets) == ["22.seed=1"]
     with pytest.raises(EcmfError, match="unknown parameter 'repeats'"):
         profiles.check_sets(sets, ["22_extract_scene"])
 
