@@ -1,4 +1,4 @@
-"""A corpus: built from any source, checked, described, looked through.
+"""Build a corpus from any source, check it, describe it and look through it.
 
 Names are listed in `__init__.pyi` and imported when they are first used.
 """

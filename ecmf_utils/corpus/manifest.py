@@ -1,4 +1,4 @@
-"""The manifest of a corpus: one row per clip, checked, with its splits and folds."""
+"""The manifest of a corpus: one row for each clip, checked, with splits and folds."""
 
 from __future__ import annotations
 
@@ -14,27 +14,62 @@ from ecmf_utils.files import ROOT, EcmfError, data_dir, read_json, read_parquet,
 
 SPLITS = ("train", "test", "unlabelled")
 TEXT_COLUMNS = (
-    "clip_id",
-    "video",
-    "audio",
-    "text",
-    "text_en",
-    "language",
-    "label",
-    "split",
-    "group",
-    "speaker",
-    "content_hash",
-    "status",
-    "problem",
-)
+    "clip_id", "video", "audio", "text", "text_en", "language", "label", "split", "group", "speaker", "content_hash",
+    "status", "problem",
+)  # fmt: skip
 NUMBER_COLUMNS = ("duration_s", "width", "height", "fps", "n_frames", "sample_rate")
 
 
-# ---- schema
+# ---- writing
 
 
-def schema(labels: list[str]) -> Any:
+def save_clips(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Check the manifest of a profile and write `clips.parquet` (and `truth.parquet`); returns it as written."""
+    clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
+    for column in ("video", "audio"):  # relative inside the project, so that the folder can be moved
+        clips[column] = clips[column].astype("str").str.removeprefix(f"{ROOT}{os.sep}")
+    if truth is not None:
+        write_parquet(truth, data_dir(profile) / "truth.parquet")
+    write_parquet(clips, data_dir(profile) / "clips.parquet", {"labels": labels})
+    return clips
+
+
+def validate(clips: pd.DataFrame, labels: list[str], where: str) -> pd.DataFrame:
+    """Check a manifest, and give its columns the types that all readers expect.
+
+    Parameters
+    ----------
+    clips : DataFrame
+    labels : list of str
+        The label set.
+    where : str
+        The file that an error names.
+
+    Raises
+    ------
+    EcmfError
+        One line: the file, the first bad row, what was expected, and how many rows are bad.
+    """
+    import pandera.pandas as pa
+
+    clips = clips.copy()
+    for name in TEXT_COLUMNS:
+        clips[name] = clips[name].astype("str") if name in clips else pd.Series([None] * len(clips), dtype="str")
+    for name in NUMBER_COLUMNS:
+        clips[name] = pd.to_numeric(clips.get(name, pd.Series(np.nan, index=clips.index)))
+    try:
+        return _make_schema(labels).validate(clips, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        faults = error.failure_cases
+        first = faults.iloc[0]
+        row = "" if pd.isna(first["index"]) else f" row {int(first['index']) + 1},"
+        raise EcmfError(
+            f"{where}:{row} column {first['column']}: {first['failure_case']!r} breaks "
+            f"'{first['check']}' ({len(faults)} such faults); correct the manifest and run again"
+        ) from error
+
+
+def _make_schema(labels: list[str]) -> Any:
     """The pandera schema of `clips.parquet` for a label set."""
     import pandera.pandas as pa
 
@@ -52,38 +87,11 @@ def schema(labels: list[str]) -> Any:
     return pa.DataFrameSchema(columns, strict=False)
 
 
-def validate(clips: pd.DataFrame, labels: list[str], where: str) -> pd.DataFrame:
-    """Check a manifest and bring its columns to the types of the contract.
-
-    Raises
-    ------
-    EcmfError
-        One line: the file, the first offending row, what was expected, how many rows share the fault.
-    """
-    import pandera.pandas as pa
-
-    clips = clips.copy()
-    for name in TEXT_COLUMNS:
-        clips[name] = clips[name].astype("str") if name in clips else pd.Series([None] * len(clips), dtype="str")
-    for name in NUMBER_COLUMNS:
-        clips[name] = pd.to_numeric(clips.get(name, pd.Series(np.nan, index=clips.index)))
-    try:
-        return schema(labels).validate(clips, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        cases = error.failure_cases
-        first = cases.iloc[0]
-        row = "" if pd.isna(first["index"]) else f" row {int(first['index']) + 1},"
-        raise EcmfError(
-            f"{where}:{row} column {first['column']}: {first['failure_case']!r} breaks "
-            f"'{first['check']}' ({len(cases)} such faults); mend the manifest and run again"
-        ) from error
-
-
 # ---- reading
 
 
 def read_clips(profile: str) -> pd.DataFrame:
-    """All clips of a profile, one row each, in the manifest's order."""
+    """All clips of a profile, one row each, in the order of the manifest."""
     return read_parquet(data_dir(profile) / "clips.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
 
 
@@ -99,7 +107,7 @@ def read_folds(profile: str) -> pd.DataFrame:
     Raises
     ------
     EcmfError
-        There are none: nothing can be learned from this corpus, and why.
+        There are no folds; the line says why nothing can be learned from this corpus.
     """
     path = data_dir(profile) / "folds.parquet"
     folds = read_parquet(path, made_by=f"`ecmf run 00 --profile {profile}`")
@@ -109,35 +117,27 @@ def read_folds(profile: str) -> pd.DataFrame:
     return folds
 
 
-# ---- splits and folds
+def count_problems(clips: pd.DataFrame) -> pd.DataFrame:
+    """How often each problem occurs: columns `problem`, `meaning`, `clips`."""
+    counts = clips["problem"].dropna().str.split(";").explode().value_counts()
+    meanings = [media.PROBLEMS.get(code, "") for code in counts.index]
+    return pd.DataFrame({"problem": counts.index, "meaning": meanings, "clips": counts.to_numpy()})
 
 
-def learnable(clips: pd.DataFrame) -> pd.DataFrame:
-    """The clips that a model may learn from: usable, in the training split, with a label."""
-    return clips[(clips["split"] == "train") & clips["label"].notna() & (clips["status"] == "ok")]
-
-
-def why_untrained(clips: pd.DataFrame) -> str:
-    """Why nothing can be learned from a corpus, whatever the settings; empty where something can."""
-    train = learnable(clips)
-    groups, classes = train["group"].nunique(), train["label"].nunique()
-    if classes < 2:
-        few = "no training clip has a label" if not classes else "all training clips have the same label"
-        return f"{few}; at least 2 classes are needed"
-    if groups < 2:
-        return "all labelled training clips are of one group; at least 2 are needed to hold one out"
-    return ""
+# ---- folds
 
 
 def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame:
-    """Stratified group folds of the labelled training clips; no group is ever on both sides.
+    """Stratified folds of the labelled training clips; all clips of a group are in the same fold.
 
     Parameters
     ----------
     clips : DataFrame
-        A manifest with `split`, `label` and `group`.
+        A manifest with `split`, `label`, `group` and `status`.
     n_folds : int
         Number of outer folds.
+    seed : int
+        Of the shuffle.
 
     Returns
     -------
@@ -147,18 +147,22 @@ def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame
     Raises
     ------
     EcmfError
-        Fewer groups than folds, or fewer than two classes to learn.
+        There are fewer than two classes, fewer groups than folds, or no class with a clip for each fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    train = learnable(clips)
-    if why := why_untrained(clips):
-        raise EcmfError(why)
-    groups = train["group"].nunique()
-    if groups < n_folds:
+    # the clips that a model may learn from
+    train = clips[(clips["split"] == "train") & clips["label"].notna() & (clips["status"] == "ok")]
+    n_groups, n_classes = train["group"].nunique(), train["label"].nunique()
+    if n_classes < 2:
+        few = "no training clip has a label" if not n_classes else "all training clips have the same label"
+        raise EcmfError(f"{few}; at least 2 classes are needed")
+    if n_groups < 2:
+        raise EcmfError("all labelled training clips are of one group; at least 2 are needed to hold one out")
+    if n_groups < n_folds:
         raise EcmfError(
-            f"{groups} groups among the training clips, but n_folds={n_folds}; "
-            f"set n_folds to at most {groups} or give more groups"
+            f"{n_groups} groups among the training clips, but n_folds={n_folds}; "
+            f"set n_folds to at most {n_groups} or give more groups"
         )
     largest = int(train["label"].value_counts().iloc[0])
     if largest < n_folds:
@@ -166,45 +170,17 @@ def make_folds(clips: pd.DataFrame, n_folds: int, seed: int = 0) -> pd.DataFrame
             f"{largest} training clips in the largest class, but n_folds={n_folds}; "
             "set n_folds lower or label more clips"
         )
-    alone = groups == len(train)  # then grouping changes nothing, and costs a minute on 100,000 clips
+    alone = n_groups == len(train)  # then groups change nothing, but they would cost a minute on 100,000 clips
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
-    kept_together = None if alone else train["group"].to_numpy(object)
-    parts = splitter.split(train, train["label"].to_numpy(object), kept_together)
+    groups = None if alone else train["group"].to_numpy(object)
     fold = np.empty(len(train), int)
-    for number, (_, held_out) in enumerate(parts):
+    for number, (_, held_out) in enumerate(splitter.split(train, train["label"].to_numpy(object), groups)):
         fold[held_out] = number
     return pd.DataFrame({"clip_id": train["clip_id"].to_numpy(), "fold": fold})
 
 
-def balanced_group_folds(clips: pd.DataFrame, n_folds: int) -> pd.DataFrame:
-    """Group folds for a generated corpus, whose groups are equal by construction: groups dealt in turn."""
+def deal_folds(clips: pd.DataFrame, n_folds: int) -> pd.DataFrame:
+    """Folds of a generated corpus, whose groups are all alike: the groups are dealt in turn."""
     train = clips[clips["split"] == "train"]
-    order = {group: i % n_folds for i, group in enumerate(sorted(train["group"].unique()))}
-    return pd.DataFrame({"clip_id": train["clip_id"].to_numpy(), "fold": train["group"].map(order).to_numpy()})
-
-
-# ---- the whole
-
-
-def save_clips(profile: str, clips: pd.DataFrame, labels: list[str], truth: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Validate and write `clips.parquet` (and `truth.parquet`) of a profile; returns the checked manifest."""
-    clips = validate(clips, labels, show(data_dir(profile) / "clips.parquet"))
-    for column in ("video", "audio"):  # relative inside the project, so that the folder can be moved
-        clips[column] = clips[column].astype("str").str.removeprefix(f"{ROOT}{os.sep}")
-    if truth is not None:
-        write_parquet(truth, data_dir(profile) / "truth.parquet")
-    write_parquet(clips, data_dir(profile) / "clips.parquet", {"labels": labels})
-    return clips
-
-
-def count_problems(clips: pd.DataFrame) -> pd.DataFrame:
-    """How often each problem occurs: columns `problem`, `meaning`, `clips`."""
-    codes = clips["problem"].dropna().str.split(";").explode()
-    counts = codes.value_counts()
-    return pd.DataFrame(
-        {
-            "problem": counts.index,
-            "meaning": [media.PROBLEMS.get(c, "") for c in counts.index],
-            "clips": counts.to_numpy(),
-        }
-    )
+    fold_of = {group: i % n_folds for i, group in enumerate(sorted(train["group"].unique()))}
+    return pd.DataFrame({"clip_id": train["clip_id"].to_numpy(), "fold": train["group"].map(fold_of).to_numpy()})

@@ -1,4 +1,4 @@
-"""What a language model reads into each transcript.
+"""Enrich transcripts with what a language model reads in them.
 
 Names are listed in `__init__.pyi` and imported when they are first used.
 """

@@ -1,4 +1,4 @@
-"""Language models that can be asked: recorded answers, a server, or a model in this process."""
+"""Ask a language model: recorded answers, a server, or a model in this process."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from urllib.parse import urlparse
 from ecmf_utils.files import EcmfError, import_function
 
 SAMPLING = {"temperature": 0.0, "max_tokens": 300}
-RECORDED = "ecmf_demo.answers:read_answers"  # what the model `replay` answers with
-QUESTION = "The sentence: "  # the last line of a prompt begins so; recorded answers are found by what follows
+RECORDED = "ecmf_demo.answers:read_answers"  # the answers of the model `replay`
+QUESTION = "The sentence: "  # start of the last line of a prompt; a recorded answer is found by the rest of the line
 FIELDS = ("distribution", "cues", "reading")
 Client = Callable[[list[dict[str, str]]], str]
 
 
 def make_client(model: str, base_url: str = "", allow_remote: bool = False) -> Client:
-    """The function that sends a chat to a model and returns its raw text.
+    """A function that sends a chat to a model and returns the raw text of its answer.
 
     Parameters
     ----------
     model : str
-        `replay` (the recorded answers that ship with the package), `openai:<name>` (any server that speaks
-        the OpenAI protocol at `base_url`: vLLM, SGLang, llama.cpp, Ollama), or `hf:<id or path>` (transformers,
-        in this process).
+        `replay` (the recorded answers that come with the package), `openai:<name>` (any server at `base_url` with
+        the OpenAI protocol: vLLM, SGLang, llama.cpp, Ollama), or `hf:<id or path>` (transformers, in this
+        process).
+    base_url : str
+        Address of the server, such as http://localhost:8000/v1.
     allow_remote : bool
         Transcripts leave this machine only when this is True.
 
     Raises
     ------
     EcmfError
-        Unknown kind of model, or a server elsewhere without the opt-in.
+        The kind of model is unknown, the server is on another machine without `allow_remote`, or the model cannot
+        be loaded.
     """
     kind, _, name = model.partition(":")
     if kind == "replay":
-        return _replay()
+        return _make_replay_client()
     if kind == "openai" and name:
-        return _server(name, base_url, allow_remote)
+        return _make_server_client(name, base_url, allow_remote)
     if kind == "hf" and name:
-        return _in_process(name)
+        return _make_local_client(name)
     raise EcmfError(f"model={model!r}: expected replay, openai:<name> or hf:<id or path>")
 
 
-def _replay() -> Client:
+def _make_replay_client() -> Client:
     answers = import_function(RECORDED)()
 
     def ask(chat: list[dict[str, str]]) -> str:
@@ -56,7 +59,7 @@ def _replay() -> Client:
     return ask
 
 
-def _server(name: str, base_url: str, allow_remote: bool) -> Client:
+def _make_server_client(name: str, base_url: str, allow_remote: bool) -> Client:
     host = urlparse(base_url).hostname or ""
     if not host:
         raise EcmfError(f"base_url={base_url!r}: expected an address such as http://localhost:8000/v1")
@@ -91,7 +94,7 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _in_process(name: str) -> Client:
+def _make_local_client(name: str) -> Client:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Clips as they are: frames, sound, faces, and what of them a page may show.
+"""Read and write clips: frames, sound and faces, and what a page may show of them.
 
 Names are listed in `__init__.pyi` and imported when they are first used.
 """

@@ -1,4 +1,4 @@
-"""What media a page may show: frames, sounds and transcripts as `media_in_reports` allows them."""
+"""What a page may show of a clip: frames, sounds and transcripts, as `media_in_reports` allows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from . import reading
 
 MEDIA_POLICIES = ("none", "blurred", "full")
 WITHHELD = "(withheld)"
-BLUR_CELLS = 10  # a blurred frame keeps this many cells across: a pose, never a person
+BLUR_CELLS = 10  # width of a blurred frame in cells; a pose can be seen, but nobody can be recognised
 
 
 def show_frame(image: np.ndarray, policy: str) -> np.ndarray | None:
-    """A picture as `media_in_reports` allows it: itself, blurred beyond recognition, or None.
+    """A frame as the policy allows it: as it is, blurred beyond recognition, or None.
 
     Parameters
     ----------
-    image : ndarray, uint8, shape (H, W, 3)
+    image : uint8 (H, W, 3)
     policy : "none", "blurred" or "full"
     """
     _check_policy(policy)
@@ -36,7 +36,7 @@ def show_frame(image: np.ndarray, policy: str) -> np.ndarray | None:
 
 
 def show_text(text: str | None, policy: str) -> str:
-    """A transcript as the policy allows it, for tables, which escape what they show, and figures."""
+    """A transcript where the policy is full, else "(withheld)". It is not escaped: a table does that."""
     _check_policy(policy)
     if policy != "full":
         return WITHHELD
@@ -44,13 +44,13 @@ def show_text(text: str | None, policy: str) -> str:
 
 
 def show_sound(sound: np.ndarray, policy: str) -> np.ndarray | None:
-    """A sound (T,) when the policy is full, else None: a spectrogram gives the words away."""
+    """A sound (T,) where the policy is full, else None: the words can be read from a spectrogram."""
     _check_policy(policy)
     return sound if policy == "full" else None
 
 
 def show_video(path: Path | str, policy: str, width: int = 320) -> str:
-    """An HTML element that plays a clip from within the page, or says that it is withheld."""
+    """An HTML element with the clip inside, `width` pixels wide; where the policy is not full, a line instead."""
     _check_policy(policy)
     if policy != "full":
         return f"<p>{WITHHELD}</p>"
@@ -60,5 +60,4 @@ def show_video(path: Path | str, policy: str, width: int = 320) -> str:
 
 def _check_policy(policy: str) -> None:
     if policy not in MEDIA_POLICIES:
-        known = ", ".join(MEDIA_POLICIES)
-        raise EcmfError(f"media_in_reports is {policy!r}; expected one of {known}")
+        raise EcmfError(f"media_in_reports is {policy!r}; expected one of {', '.join(MEDIA_POLICIES)}")

@@ -1,4 +1,4 @@
-"""New clips: mp4 files that are the same, byte for byte, in every process."""
+"""Write clips as mp4 files that are the same, byte for byte, in every process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,24 @@ def write_clip(
     bitexact: bool = True,
     crf: int = 27,
 ) -> Path:
-    """Write an mp4 (H.264 and AAC) that is the same, byte for byte, in every process.
+    """Write an mp4 with H.264 video and AAC sound.
 
     Parameters
     ----------
     frames : iterable of uint8 (H, W, 3)
-        RGB with even sides; none at all writes a file with sound only.
+        RGB with even sides. Without any frame the file has sound only.
+    fps : float
+        Frames per second.
     sound : float32 (T,), optional
-        One channel in [-1, 1]; left out, the file has no sound stream.
+        One channel in [-1, 1]. Without it the file has no sound stream.
+    sample_rate : int
+        Of the sound, in Hz.
+    thread_count : int
+        Threads of the video encoder.
+    bitexact : bool
+        Write nothing that depends on the platform, the build of the libraries or the time.
+    crf : int
+        Quality of H.264: lower is better and larger.
     """
     frames = iter(frames)
     first = next(frames, None)
@@ -41,8 +51,8 @@ def write_clip(
         with av.open(str(temporary), "w", format="mp4", options=options) as out:
             video = None
             if first is not None:
-                video = _video_stream(out, first, fps, thread_count, bitexact, crf)
-            audio = _audio_stream(out, sample_rate, bitexact) if sound is not None else None
+                video = _add_video_stream(out, first, fps, thread_count, bitexact, crf)
+            audio = _add_sound_stream(out, sample_rate, bitexact) if sound is not None else None
             if video is not None:
                 _encode_frames(out, video, chain([first], frames))
             if audio is not None:
@@ -51,8 +61,8 @@ def write_clip(
     return files.write_atomic(path, write)
 
 
-def _video_stream(out: Any, first: np.ndarray, fps: float, thread_count: int, bitexact: bool, crf: int) -> Any:
-    # under load, x264's macroblock tree gives another file from run to run, even in one thread
+def _add_video_stream(out: Any, first: np.ndarray, fps: float, thread_count: int, bitexact: bool, crf: int) -> Any:
+    # x264's macroblock tree is off: on a busy machine it gives another file from run to run, even in one thread
     options = {"preset": "veryfast", "crf": str(crf), "x264-params": "mbtree=0"}
     rate = Fraction(fps).limit_denominator(1001)
     stream = out.add_stream("libx264", rate=rate, options=options)
@@ -64,7 +74,7 @@ def _video_stream(out: Any, first: np.ndarray, fps: float, thread_count: int, bi
     return stream
 
 
-def _audio_stream(out: Any, sample_rate: int, bitexact: bool) -> Any:
+def _add_sound_stream(out: Any, sample_rate: int, bitexact: bool) -> Any:
     stream = out.add_stream("aac", rate=sample_rate, layout="mono")
     stream.bit_rate = 48000
     if bitexact:

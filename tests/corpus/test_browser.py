@@ -110,7 +110,7 @@ def test_without_the_widgets_there_is_the_table(clips, live, monkeypatch):
     ],
 )
 def test_a_filter_keeps_what_fits(clips, filters, expected):
-    assert "".join(browser.matching(clips, **filters)["clip_id"]) == expected
+    assert "".join(browser.filter_clips(clips, **filters)["clip_id"]) == expected
 
 
 # ---- the table
@@ -209,7 +209,7 @@ def test_with_many_groups_a_name_is_typed(live):
 
 def test_a_small_mp4_is_sent_as_it_is(tmp_path):
     path = make_clip(tmp_path / "a.mp4")
-    shown = playback.playback({"clip_id": "a"} | streams(path))
+    shown = playback.prepare_playback({"clip_id": "a"} | streams(path))
     assert shown == ("video", "video/mp4", path.read_bytes(), "")
 
 
@@ -238,7 +238,7 @@ def recoded(path, source, codec, form, pixels="yuv420p"):
 )
 def test_what_a_browser_cannot_play_becomes_a_small_copy(clip, tmp_path, name, codec, form, pixels):
     path = recoded(tmp_path / name, clip, codec, form, pixels)
-    shown = playback.playback({"clip_id": "a", "video": str(path), "audio": None})
+    shown = playback.prepare_playback({"clip_id": "a", "video": str(path), "audio": None})
     (tmp_path / "copy.mp4").write_bytes(shown.content)
     assert shown.mime == "video/mp4" and "browsers do not play" in shown.remark
     with av.open(str(tmp_path / "copy.mp4")) as copy:
@@ -248,13 +248,13 @@ def test_what_a_browser_cannot_play_becomes_a_small_copy(clip, tmp_path, name, c
 
 def test_a_file_over_the_limit_becomes_a_small_copy_that_says_so(clip, monkeypatch):
     monkeypatch.setattr(playback, "MAX_BYTES", 1000)
-    assert "are sent as they are" in playback.playback({"clip_id": "a"} | streams(clip)).remark
+    assert "are sent as they are" in playback.prepare_playback({"clip_id": "a"} | streams(clip)).remark
 
 
 def test_of_a_long_clip_the_beginning_is_sent(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(playback, "MAX_BYTES", 1000)
     monkeypatch.setattr(playback, "LONGEST_S", 0.5)
-    shown = playback.playback({"clip_id": "a"} | streams(clip))
+    shown = playback.prepare_playback({"clip_id": "a"} | streams(clip))
     (tmp_path / "copy.mp4").write_bytes(shown.content)
     assert reading.probe(tmp_path / "copy.mp4")["duration_s"] == pytest.approx(0.5, abs=0.1)
     assert "its first" in shown.remark
@@ -262,7 +262,7 @@ def test_of_a_long_clip_the_beginning_is_sent(clip, tmp_path, monkeypatch):
 
 def test_sound_in_a_file_of_its_own_joins_the_picture(tmp_path):
     mute, heard = make_clip(tmp_path / "a.mp4", sound=False), make_clip(tmp_path / "b.mp4")
-    shown = playback.playback({"clip_id": "a", "video": str(mute), "audio": str(heard)})
+    shown = playback.prepare_playback({"clip_id": "a", "video": str(mute), "audio": str(heard)})
     (tmp_path / "copy.mp4").write_bytes(shown.content)
     assert reading.probe(tmp_path / "copy.mp4")["has_audio"]
     assert np.abs(media.read_audio(tmp_path / "copy.mp4")).max() > 0.1
@@ -271,13 +271,13 @@ def test_sound_in_a_file_of_its_own_joins_the_picture(tmp_path):
 def test_sound_alone_is_an_audio(tmp_path):
     tone = (0.2 * np.sin(np.arange(16000) / 10)).astype(np.float32)
     path = write_clip(tmp_path / "a.mp4", [], 1.0, tone)
-    shown = playback.playback({"clip_id": "a", "video": None, "audio": str(path)})
+    shown = playback.prepare_playback({"clip_id": "a", "video": None, "audio": str(path)})
     assert shown.kind == "audio" and shown.mime == "audio/mp4"
 
 
 def test_no_media_is_one_line():
     with pytest.raises(reading.MediaError, match="the manifest names no media"):
-        playback.playback({"clip_id": "a", "video": None, "audio": None})
+        playback.prepare_playback({"clip_id": "a", "video": None, "audio": None})
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_no_media_is_one_line():
 def test_every_real_clip_plays_in_a_browser(realdata, tmp_path):
     paths = sorted(path for path in (realdata / "clips").rglob("*") if path.suffix in {".mp4", ".mov", ".mpg"})
     rows = [{"clip_id": path.stem} | streams(path) for path in paths]
-    shown = [playback.playback(row) for row in rows]
+    shown = [playback.prepare_playback(row) for row in rows]
     address = [data_uri(clip.content, clip.mime) for clip in shown]
     videos = [f'<video src="{uri}" preload="auto" muted width="200"></video>' for uri in address]
     (tmp_path / "page.html").write_text("".join(videos))

@@ -86,7 +86,7 @@ def test_published_features_need_no_clips(tmp_path, home):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"source": "", "manifest": ""}, "profile p: say where the corpus lies: --set source=DIR"),
+        ({"source": "", "manifest": ""}, "profile p: say where the corpus is: --set source=DIR"),
         ({"source": "/no/such"}, "/no/such: no such folder"),
         ({"kind": "features", "manifest": "", "source": "/tmp"}, "kind features needs a CSV"),
         ({"label_map": {"calm": "neutrall"}}, "unknown label 'neutrall'; did you mean neutral?"),

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import ecmf_utils
-from ecmf_utils.corpus.findings import FINDINGS, INFO, Findings, severity
+from ecmf_utils.corpus.findings import FINDINGS, INFO, Findings, rate_severity
 
 
 def test_the_frame_keeps_every_finding_in_order():
@@ -63,14 +63,9 @@ def test_words_of_the_corpus_are_for_the_terminal_only():
     assert len(found.lines(quotes=True)[0]) < 110
 
 
-def test_counts_have_the_meaning_of_each_code():
-    found = Findings()
-    found.add("bad_id", "labels.csv", "x")
-    found.add("bad_id", "labels.csv", "y")
-    assert found.counts().to_dict("records") == [
-        {"code": "bad_id", "severity": "warning", "meaning": FINDINGS["bad_id"], "findings": 2}
-    ]
-    assert severity("layout") == "info" and INFO < set(FINDINGS)
+def test_a_finding_is_a_warning_unless_its_code_is_that_of_a_remark():
+    assert rate_severity("layout") == "info" and rate_severity("bad_id") == "warning"
+    assert INFO < set(FINDINGS)
 
 
 def test_every_code_that_the_package_adds_is_explained():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ecmf_utils.corpus.findings import Findings
-from ecmf_utils.corpus.label_map import apply, check
+from ecmf_utils.corpus.label_map import apply, check_label_map
 from ecmf_utils.files import EcmfError
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
@@ -63,7 +63,7 @@ def test_every_label_that_is_found_is_in_the_table(rows):
 )
 def test_mapping_onto_nothing_is_refused(label_map, line):
     with pytest.raises(EcmfError, match=line):
-        check(SIX, label_map, "p")
+        check_label_map(SIX, label_map, "p")
 
 
 def test_own_label_set_of_eight_needs_no_mapping(rows):

@@ -40,8 +40,8 @@ def files(tmp_path, clip):
 @pytest.fixture
 def looks(monkeypatch):
     """The files that were opened."""
-    seen, look = [], probing._look
-    monkeypatch.setattr(probing, "_look", lambda job: seen.append(job[1]) or look(job))
+    seen, look = [], probing._probe_clip
+    monkeypatch.setattr(probing, "_probe_clip", lambda job: seen.append(job[1]) or look(job))
     return seen
 
 
@@ -165,7 +165,7 @@ def test_a_flac_file_that_ends_early_is_truncated_alone_and_beside_a_video(tmp_p
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     alone = probing.probe_all(rows([whole, half]))
     assert list(alone["problem"]) == ["no_video_stream", "truncated"] and list(alone["status"]) == ["ok", "failed"]
-    assert "half.flac: the file ends before its announced end (" in alone.loc[1, "detail"]
+    assert "half.flac: the file was cut off before its end (" in alone.loc[1, "detail"]
     beside = probing.probe_all(rows([files[0], files[0]], audio=[str(whole), str(half)]))
     assert list(beside["problem"].fillna("")) == ["", "truncated"] and list(beside["audio"]) == [str(whole), files[0]]
 
@@ -235,8 +235,8 @@ KILLED = """
 import os, signal
 import pandas as pd
 from ecmf_utils.corpus import probing
-look, probing.PART = probing._look, 2
-probing._look = lambda job: os.kill(os.getpid(), signal.SIGKILL) if job[1].endswith("5.mp4") else look(job)
+look, probing.PART = probing._probe_clip, 2
+probing._probe_clip = lambda job: os.kill(os.getpid(), signal.SIGKILL) if job[1].endswith("5.mp4") else look(job)
 probing.probe_all(pd.read_json("rows.json"), profile="p")
 """
 

@@ -14,7 +14,7 @@ import pytest
 
 from ecmf_utils import corpus
 from ecmf_utils.corpus import leakage, manifest, probing
-from ecmf_utils.corpus.sound_prints import near_duplicates
+from ecmf_utils.corpus.sound_prints import find_near_duplicates
 from tests import miniatures
 
 N, N_TRAIN, N_TEST = 132_171, 7_369, 2_026
@@ -164,7 +164,7 @@ def main(clip):
         folds = manifest.make_folds(clips, 5)
     prints = made_up_prints(clips["clip_id"].to_numpy(object))
     with timed("near duplicates"):
-        pairs = near_duplicates(prints)
+        pairs = find_near_duplicates(prints)
     with timed("leakage"):
         shared = leakage.find_leaks(clips, folds, prints)
     with timed("summary"):

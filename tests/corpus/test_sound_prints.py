@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from ecmf_utils import media
-from ecmf_utils.corpus.sound_prints import LEAST, MAX_ERROR, fingerprint, near_duplicates
+from ecmf_utils.corpus.sound_prints import LEAST, MAX_ERROR, find_near_duplicates, fingerprint
 
 RATE = 16000
 
@@ -64,7 +64,7 @@ CHANGED = {
 
 
 def pairs(prints, **how):
-    found = near_duplicates(prints, **how)
+    found = find_near_duplicates(prints, **how)
     return set(zip(found["a"], found["b"], strict=True))
 
 
@@ -132,14 +132,14 @@ def test_quiet_moments_are_not_compared():
 
 def test_empty_and_missing_fingerprints_match_nothing():
     prints = pd.Series({"a": b"", "b": b"", "c": None, "d": fingerprint(babble(0))})
-    found = near_duplicates(prints)
-    assert list(found) == ["a", "b", "bit_error"] and len(found) == 0 and len(near_duplicates({})) == 0
+    found = find_near_duplicates(prints)
+    assert list(found) == ["a", "b", "bit_error"] and len(found) == 0 and len(find_near_duplicates({})) == 0
 
 
 def test_the_error_of_a_true_copy_is_nothing_and_the_bound_is_kept():
     sound = babble(3)
     prints = {"a": fingerprint(sound), "b": fingerprint(sound), "c": fingerprint(CHANGED["telephone"](sound))}
-    found = near_duplicates(prints).set_index(["a", "b"])["bit_error"]
+    found = find_near_duplicates(prints).set_index(["a", "b"])["bit_error"]
     assert found["a", "b"] == 0 and 0 < found["a", "c"] < MAX_ERROR
     assert pairs(prints, max_error=0.0) == {("a", "b")}
 

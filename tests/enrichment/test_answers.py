@@ -8,7 +8,7 @@ from ecmf_demo import recipes
 from ecmf_demo.answers import read_answers
 from ecmf_utils import enrichment
 from ecmf_utils.enrichment import language_models
-from ecmf_utils.enrichment.answers import Answer, parse
+from ecmf_utils.enrichment.answers import Answer, parse_answer
 from ecmf_utils.files import EcmfError, data_dir
 
 LABELS = ["neutral", "happy"]
@@ -30,7 +30,7 @@ def asked(monkeypatch):
 
 
 def test_an_answer_is_read_from_within_chatter():
-    assert parse(f"Sure!\n```json\n{GOOD}\n```", LABELS).distribution["happy"] == 0.75
+    assert parse_answer(f"Sure!\n```json\n{GOOD}\n```", LABELS).distribution["happy"] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_an_answer_is_read_from_within_chatter():
 )
 def test_a_wrong_answer_is_refused_with_its_fault(raw, fault):
     with pytest.raises(ValueError, match=fault):
-        parse(raw, LABELS)
+        parse_answer(raw, LABELS)
 
 
 def test_a_transcript_is_asked_once_however_often_it_occurs(home, asked):
@@ -101,7 +101,7 @@ def test_the_recorded_answers_cover_every_sentence_and_are_valid():
     sentences = {sentence for pairs in recipes.sentences().values() for _, sentence in pairs}
     assert set(answers) == sentences
     labels = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
-    assert all(parse(json.dumps({k: row[k] for k in Answer.model_fields}), labels) for row in answers.values())
+    assert all(parse_answer(json.dumps({k: row[k] for k in Answer.model_fields}), labels) for row in answers.values())
 
 
 def test_the_recorded_answers_carry_no_generator_field():

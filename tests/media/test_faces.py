@@ -74,7 +74,7 @@ def test_a_face_is_found_in_every_frame_and_cut_out(portrait):
 
 
 def test_aligned_eyes_lie_at_the_same_height(portrait):
-    if face_tracks.landmark_file() is None:
+    if face_tracks.find_landmark_file() is None:
         pytest.skip("the landmarks extra is not installed")
     rows, _ = faces.detect_in_clip(portrait)
     points = np.array(rows[0]["landmarks"]).reshape(5, 2)
@@ -84,7 +84,7 @@ def test_aligned_eyes_lie_at_the_same_height(portrait):
 
 
 def test_without_the_landmark_model_the_crop_follows_the_box(portrait, monkeypatch):
-    monkeypatch.setattr(faces, "landmark_file", lambda: None)
+    monkeypatch.setattr(faces, "find_landmark_file", lambda: None)
     rows, crops = faces.detect_in_clip(portrait)
     assert media.make_face_recipe()["alignment"] == "box"
     assert rows[0]["landmarks"] is None and crops.shape[1:] == (112, 112, 3)
@@ -106,32 +106,32 @@ def test_a_room_without_anybody_has_no_face(empty_room):
 
 def test_a_single_weak_detection_is_nobody():
     times = np.arange(4) * 0.35
-    assert face_tracks.join([[], [box(10, 3.0)], [], []], times) == []
-    assert face_tracks.join([[box(10, 0.1)], [box(10, 0.2)], [box(10, 0.3)], []], times) == []
-    assert len(face_tracks.join([[box(10, 0.1)], [box(12, 0.9)], [], []], times)) == 1
+    assert face_tracks.join_detections([[], [box(10, 3.0)], [], []], times) == []
+    assert face_tracks.join_detections([[box(10, 0.1)], [box(10, 0.2)], [box(10, 0.3)], []], times) == []
+    assert len(face_tracks.join_detections([[box(10, 0.1)], [box(12, 0.9)], [], []], times)) == 1
 
 
 def test_the_largest_and_most_persistent_face_is_the_main_one():
     small = [[box(10, 1.0, 60)] for _ in range(4)]
     large = [[box(300, 2.0, 150)] if i < 2 else [] for i in range(4)]
     both = [a + b for a, b in zip(small, large, strict=True)]
-    tracks = face_tracks.join(both, np.arange(4) * 0.35)
+    tracks = face_tracks.join_detections(both, np.arange(4) * 0.35)
     assert [track[0]["box"][2] for track in tracks] == [150, 60]
     assert [box["frame"] for box in tracks[1]] == [0, 1, 2, 3]
 
 
 def test_a_face_that_comes_back_late_is_another_track():
     found = [[box(10)], [box(12)], [], [box(14)], [box(12)]]
-    tracks = face_tracks.join(found, np.array([0.0, 0.3, 0.6, 5.0, 5.3]))
+    tracks = face_tracks.join_detections(found, np.array([0.0, 0.3, 0.6, 5.0, 5.3]))
     assert len(tracks) == 2
 
 
 def test_a_face_is_followed_where_frames_are_far_apart():
     times = np.arange(6) * 25.0
     moving = [[box(400 * (i % 2))] for i in range(6)]  # where it sits after 25 s says little
-    assert [len(track) for track in face_tracks.join(moving, times)] == [6]
-    assert face_tracks.join([[], [box(0, 3.0)], [], [], [], []], times) == []
-    assert len(face_tracks.join([[box(0)], [], [box(0)], [box(0)]], times[:4])[0]) == 3
+    assert [len(track) for track in face_tracks.join_detections(moving, times)] == [6]
+    assert face_tracks.join_detections([[], [box(0, 3.0)], [], [], [], []], times) == []
+    assert len(face_tracks.join_detections([[box(0)], [], [box(0)], [box(0)]], times[:4])[0]) == 3
 
 
 def test_who_comes_back_to_the_same_place_is_counted_once():
