@@ -37,7 +37,7 @@ return JSON.stringify({
 TO_THE_BROWSER = """
 const book = window.jupyterapp.shell.currentWidget.content;
 const cells = [...Array(book.model.cells.length).keys()];
-const index = cells.find(i => book.model.cells.get(i).sharedModel.getSource().startsWith('browser.clip_browser'));
+const index = cells.find(i => book.model.cells.get(i).sharedModel.getSource().startsWith('corpus.browse_clips'));
 book.activeCellIndex = index;
 book.scrollToItem(index, 'start');
 """
