@@ -114,9 +114,9 @@ def in_shard(clips: pd.DataFrame, shard: int, n_shards: int) -> list[dict[str, A
     return [row for row in clips.to_dict("records") if shard_of(row["clip_id"], n_shards) == shard]
 
 
-def shard_name(shard: int, n_shards: int) -> str:
+def shard_name(shard: int, n_shards: int, ending: str = ".parquet") -> str:
     """File name of a shard."""
-    return f"{shard:03d}-of-{n_shards:03d}.parquet"
+    return f"{shard:03d}-of-{n_shards:03d}{ending}"
 
 
 def file_hash(path: Path | str) -> str:

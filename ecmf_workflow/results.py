@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ecmf_utils import files
+from ecmf_utils.features.feature_files import FeatureFile, list_files
 from ecmf_utils.files import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
 from ecmf_utils.media.problems import PROBLEMS
 
@@ -92,19 +93,20 @@ def problems(profile: str) -> pd.DataFrame:
     DataFrame
         Columns clip_id, step (corpus, faces, or a branch), code, meaning, detail (str or null).
     """
+    columns = ["clip_id", "status", "problem", "detail"]
     steps = [("corpus", data_dir(profile) / "clips.parquet")]
     steps.append(("faces", data_dir(profile) / "faces" / "faces.parquet"))
+    tables = [_list_problems(read_parquet(path, columns=columns), step) for step, path in steps if path.exists()]
     for selected in sorted((data_dir(profile) / "features").glob("*/selected.json")):
         chosen = read_json(selected)
         folder = selected.parent / str(chosen.get("slug")) / str(chosen.get("level"))
-        steps += [(selected.parent.name, path) for path in sorted(folder.glob("*.parquet"))]
-    found = [_problems_in(path, step) for step, path in steps if path.exists()]
-    table = pd.concat(found) if found else pd.DataFrame(columns=PROBLEM_COLUMNS)
+        keys = [FeatureFile(path, columns).keys.to_pandas() for path in list_files(folder)]
+        tables += [_list_problems(table, selected.parent.name) for table in keys]
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=PROBLEM_COLUMNS)
     return table.drop_duplicates(["clip_id", "step", "code"]).reset_index(drop=True)
 
 
-def _problems_in(path: Path, step: str) -> pd.DataFrame:
-    frame = read_parquet(path, columns=["clip_id", "status", "problem", "detail"])
+def _list_problems(frame: pd.DataFrame, step: str) -> pd.DataFrame:
     state = frame["status"].astype(object) if "status" in frame else pd.Series("ok", frame.index)
     told = frame["problem"].astype(object).where(frame["problem"].notna() & (frame["problem"] != ""))
     code = told.fillna(state.where(state != "ok"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecmf_utils.features.feature_files import find_shard
 from ecmf_utils.files import (
     EcmfError,
     check_shard,
@@ -57,12 +58,11 @@ def check(nb: str, values: Mapping[str, Any]) -> None:
 
 def written(nb: str, profile: str, values: Mapping[str, Any]) -> Path:
     """The file of one shard, which lies beside or below what the whole notebook writes."""
-    whole = steps.list_outputs(nb, profile)[0]
-    folder = whole.parent
+    whole, shard, n_shards = steps.list_outputs(nb, profile)[0], values["shard"], values["n_shards"]
     if whole.name == "selected.json":
-        chosen = read_json(whole, nb)
-        folder = folder / chosen["slug"] / chosen["level"]
-    return folder / shard_name(values["shard"], values["n_shards"])
+        selected = read_json(whole, nb)
+        return find_shard(whole.parent / selected["slug"] / selected["level"], shard, n_shards)
+    return whole.parent / shard_name(shard, n_shards)
 
 
 def note(nb: str, profile: str, values: Mapping[str, Any]) -> Path:

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ecmf_utils import corpus, files, media
 from ecmf_utils.corpus import probing
 from ecmf_utils.corpus.readers import own
-from ecmf_utils.features import store
+from ecmf_utils.features import feature_files
 from ecmf_utils.files import EcmfError
 from ecmf_utils.media import writing
 from ecmf_workflow import cli
@@ -149,33 +148,45 @@ def test_a_disk_that_refuses_leaves_the_old_file_whole(code, home, monkeypatch):
     assert [p.name for p in Path(path).parent.iterdir()] == ["t.parquet"]
 
 
-def read_keys(path):
-    return store.VectorFile(path, ("clip_id", "x")).keys.to_pydict()
+def write_features(path, table, vectors):
+    recipe = {"level": "utterance", "name": "a test"}
+    names = [name for name in feature_files.make_schema(4, recipe).names if name != "vector"]
+    keys = pa.table({name: table.get(name, pd.Series([None] * len(table))) for name in names})
+    keys = keys.cast(pa.schema([field for field in feature_files.make_schema(4, recipe) if field.name in names]))
+    header = {"recipe": recipe, "recipe_hash": "h", "dim": 4}
+    feature_files.write_file(path, header, keys, np.ones(len(table), int), vectors.__getitem__)
+
+
+def read_features(path):
+    file = feature_files.FeatureFile(path, ("clip_id", "detail"))
+    vectors = [rows for batch in range(len(file.batch_lengths)) for rows in file.read_vectors(batch)]
+    return file.keys.to_pydict() | {"x": np.concatenate(vectors)[:, 0]}
 
 
 @pytest.mark.parametrize("kind", ["table", "features"])
-def test_no_damage_to_a_table_is_read_as_if_nothing_had_happened(home, kind):
+def test_no_damage_to_a_table_is_read_as_if_nothing_had_happened(home, monkeypatch, kind):
     """Bytes changed or missing anywhere: the very same rows, or one clear line."""
-    path, rng = files.data_dir("p") / "t.parquet", np.random.default_rng(0)
+    path, rng = files.data_dir("p") / ("t.parquet" if kind == "table" else "t.arrow"), np.random.default_rng(0)
     table = pd.DataFrame({"clip_id": [f"c{i}" for i in range(50)], "status": "ok", "x": rng.random(50)})
     if kind == "table":
         files.write_parquet(table, path, {"made_by": "a test"})
     else:
-        numbers = store.vector_column(rng.random((50, 4)), np.ones(50, int), "utterance", "float32", 4)
-        whole = pa.table(table.to_dict("list")).append_column("vector", numbers)
-        files.write_atomic(path, lambda tmp: pq.write_table(whole, tmp, **store.WRITE))
+        table = table.astype({"x": "float32"}).assign(detail=[f"line {i}" for i in range(50)])
+        monkeypatch.setattr(feature_files, "BATCH_BYTES", 300)  # several batches
+        write_features(path, table, [np.full((1, 4), x, np.float32) for x in table["x"]])
     raw, damaged = path.read_bytes(), 0
-    for turn in range(200):
+    for turn in range(200 if kind == "table" else 1000):
         at, changed = int(rng.integers(len(raw))), bytearray(raw)
         changed[at : at + 4] = rng.integers(256, size=len(changed[at : at + 4]), dtype=np.uint8).tobytes()
+        path.unlink()  # a file that is mapped must not shrink
         path.write_bytes(raw[:at] if turn % 3 == 0 else bytes(changed))
         try:
-            found = files.read_parquet(path) if kind == "table" else read_keys(path)
+            found = files.read_parquet(path) if kind == "table" else read_features(path)
         except EcmfError as error:
-            assert re.search(r"t\.parquet: .*(delete it and run again|damaged; delete it)", str(error))
+            assert re.search(r"t\.(parquet|arrow): .*(delete it and run again|damaged \(.*\); delete it)", str(error))
             damaged += 1
             continue
-        assert all(list(found[name]) == list(table[name]) for name in ("clip_id", "x"))
+        assert all(list(found[name]) == list(table[name]) for name in {"clip_id", "x", "detail"} & {*table.columns})
     assert damaged > 100
 
 

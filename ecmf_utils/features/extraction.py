@@ -227,7 +227,7 @@ def extract(
     how = make_recipe(encoder, pooling, level, extra)
     rows = files.in_shard(clips, shard, n_shards)
     store = Store(branch_folder(profile, branch), encoder.dim, how, shard, n_shards)
-    done = store.kept(rows, retry_failed=True)
+    done = store.find_reusable(rows, retry_failed=True)
     todo = [row for row in rows if row["clip_id"] not in done]
     meter = Meter()
     results = encode_all(todo, encoder, read_input, how, part, n_workers, meter)

@@ -9,20 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecmf_utils.files import EcmfError, named
+from ecmf_utils.encoders.loading import pool
+from ecmf_utils.files import EcmfError, named, show
 
-from .store import (
-    VectorFile,
-    branch_folder,
-    each,
-    filled,
-    in_steps,
-    name_notebook,
-    opened,
-    pooled,
-    read_selected,
-    shard_files,
-)
+from .feature_files import FeatureFile, find_shard
+from .store import branch_folder, name_notebook, read_selected
 
 LEVELS = ("utterance", "frame")
 
@@ -77,16 +68,16 @@ def load(
         A branch was not extracted, or a clip is not among its rows: the notebook to run is named. Two branches are the
         same vectors.
     """
-    x, present, dims, taken = {}, {}, {}, {}
-    ids = None if clip_ids is None else [str(one) for one in clip_ids]
+    x, present, dims, branch_of = {}, {}, {}, {}
+    ids = None if clip_ids is None else [str(clip_id) for clip_id in clip_ids]
     for branch in branches:
-        files, chosen = _files(profile, branch, partial)
-        first = taken.setdefault((named(branch)[0], chosen["slug"]), branch)
+        files, selected = _open_files(profile, branch, partial)
+        first = branch_of.setdefault((named(branch)[0], selected["slug"]), branch)
         if first != branch:
             raise EcmfError(f"branches {first} and {branch} are the same vectors: leave one of them out")
-        vectors, known = in_steps(files, chosen, steps) if steps else pooled(files, chosen)
-        ids, order = _order(profile, branch, files, ids, chosen)
-        x[branch], present[branch], dims[branch] = vectors[order], known[order], vectors.shape[-1]
+        vectors, has_vector = _read_as_float32(files, selected, steps)
+        ids, order = _order_clips(profile, branch, files, ids, selected)
+        x[branch], present[branch], dims[branch] = vectors[order], has_vector[order], vectors.shape[-1]
     return Features(ids or [], x, present, dims)
 
 
@@ -105,26 +96,25 @@ def load_matrix(
     Raises
     ------
     EcmfError
-        The branch is at frame level (see `frames`), was not extracted, or lacks a clip.
+        The branch is at frame level (see `iterate_frames`), was not extracted, or lacks a clip.
     """
-    files, chosen = _files(profile, branch, partial)
-    if chosen["level"] != "utterance":
-        raise EcmfError(f"features/{branch}: stored at frame level, one clip has many vectors; use `frames`")
-    vectors, known = filled(files, chosen["dim"])
-    wanted = None if clip_ids is None else [str(one) for one in clip_ids]
-    ids, order = _order(profile, branch, files, wanted, chosen)
-    return ids, vectors[order], known[order]
+    files, selected = _open_files(profile, branch, partial)
+    if selected["level"] != "utterance":
+        raise EcmfError(f"features/{branch}: stored at frame level, one clip has many vectors; use `iterate_frames`")
+    vectors, has_vector = _read_matrix(files, selected["dim"])
+    wanted = None if clip_ids is None else [str(clip_id) for clip_id in clip_ids]
+    ids, order = _order_clips(profile, branch, files, wanted, selected)
+    return ids, vectors[order], has_vector[order]
 
 
 def iterate_frames(profile: str, branch: str, partial: bool = False) -> Iterator[tuple[str, np.ndarray | None]]:
     """Clip by clip its stored rows (T, D), None where nothing is known; T is 1 at utterance level.
 
-    No more than a row group (32 MiB) is in memory at a time.
+    No more than a batch (32 MiB) is in memory at a time.
     """
-    for file in _files(profile, branch, partial)[0]:
-        ids = file.keys.column("clip_id").to_pylist()
-        for first, rows in each(file):
-            yield from zip(ids[first:], rows, strict=False)
+    for file in _open_files(profile, branch, partial)[0]:
+        for clip_id, rows in zip(file.keys.column("clip_id").to_pylist(), _iterate_rows([file]), strict=True):
+            yield clip_id, rows.copy() if len(rows) else None
 
 
 def take_clips(features: Features, idx: np.ndarray) -> Features:
@@ -134,7 +124,7 @@ def take_clips(features: Features, idx: np.ndarray) -> Features:
         features,
         clip_ids=[features.clip_ids[i] for i in idx],
         x={branch: values[idx] for branch, values in features.x.items()},
-        present={branch: known[idx] for branch, known in features.present.items()},
+        present={branch: has_vector[idx] for branch, has_vector in features.present.items()},
     )
 
 
@@ -144,39 +134,107 @@ def read_status(profile: str, branches: list[str], partial: bool = False) -> pd.
     partial : only the shards that are there already.
     """
     columns = ["clip_id", "branch", "status", "problem", "detail"]
-    tables = [pd.DataFrame(columns=columns, dtype=object)]
-    for branch in branches:
-        files = _files(profile, branch, partial, ("clip_id", "status", "problem", "detail"))[0]
-        found = [file.keys.select(["clip_id", *columns[2:]]).to_pandas() for file in files]
-        tables += [one.assign(branch=branch) for one in found]
-    return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
+    stored = tuple(name for name in columns if name != "branch")
+    tables = [
+        file.keys.select(stored).to_pandas().assign(branch=branch)
+        for branch in branches
+        for file in _open_files(profile, branch, partial, stored)[0]
+    ]
+    return pd.concat(tables or [pd.DataFrame(columns=columns, dtype=object)], ignore_index=True)[columns]
 
 
-def _files(
+# ---- from files to arrays
+
+
+def _open_files(
     profile: str, branch: str, partial: bool, columns: tuple[str, ...] = ("clip_id",)
-) -> tuple[list[VectorFile], dict[str, Any]]:
-    chosen = read_selected(profile, branch)
-    place = branch_folder(profile, branch) / chosen["slug"] / chosen["level"]
-    found = shard_files(place, chosen, name_notebook(profile, branch, chosen), partial)
-    return opened(found, columns, name_notebook(profile, branch, chosen)), chosen
+) -> tuple[list[FeatureFile], dict[str, Any]]:
+    """The shards of the selected extraction; one that is missing, stale or of another dimension is one clear line."""
+    selected = read_selected(profile, branch)
+    n_shards, made_by = selected["n_shards"], name_notebook(profile, branch, selected)
+    files: list[FeatureFile] = []
+    for shard in range(n_shards):
+        path = find_shard(branch_folder(profile, branch) / selected["slug"] / selected["level"], shard, n_shards)
+        file = FeatureFile(path, columns) if path.exists() else None
+        current = file is not None and file.header.get("recipe_hash") == selected["recipe_hash"]
+        if not current and partial:
+            continue
+        if not current:
+            run = f"{made_by} --set shard={shard}" if n_shards > 1 else made_by
+            line = f"is of another recipe: run {run} again" if file is not None else f"is missing: run {run} first"
+            raise EcmfError(f"{show(path)} {line}")
+        files.append(file)
+        if file.dim != files[0].dim:
+            raise EcmfError(
+                f"{show(path)}: vectors of {file.dim} dimensions, {files[0].dim} in the first shard: "
+                f"run {made_by} again for every shard"
+            )
+    return files, selected
 
 
-def _order(
-    profile: str, branch: str, files: list[VectorFile], wanted: list[str] | None, chosen: dict[str, Any]
+def _iterate_rows(files: list[FeatureFile]) -> Iterator[np.ndarray]:
+    """Vectors (T, D) of every clip, mapped; T is 0 where nothing is known."""
+    for file in files:
+        for batch in range(len(file.batch_lengths)):
+            yield from file.read_vectors(batch)
+
+
+def _read_matrix(files: list[FeatureFile], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) of utterance-level files as stored, 0 where there is none, and which rows have one."""
+    has_vector = np.concatenate([np.empty(0, bool), *(file.lengths > 0 for file in files)])
+    vectors = np.empty((len(has_vector), dim), files[0].dtype if files else np.float32)
+    first = 0
+    for file in files:
+        for batch, lengths in enumerate(file.batch_lengths):
+            last = first + len(lengths)
+            file.read_numbers(batch, copy_to=vectors[first:last])
+            first = last
+    vectors[~has_vector] = 0
+    return vectors, has_vector
+
+
+def _read_as_float32(files: list[FeatureFile], selected: dict[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors float32 (N, D), or sequences (N, T, D) of so many steps, and which rows have one.
+
+    Clips without a vector are 0. Frames are pooled; vectors of a clip are a sequence of one step.
+    """
+    if selected["level"] == "utterance":
+        vectors, has_vector = _read_matrix(files, selected["dim"])
+        vectors = vectors.astype(np.float32, copy=False)
+        return vectors[:, None] if steps else vectors, has_vector
+    has_vector = np.concatenate([np.empty(0, bool), *(file.lengths > 0 for file in files)])
+    recipe = selected["recipe"]
+    shape = (steps, files[0].dim) if steps else (selected["dim"],)
+    vectors = np.zeros((len(has_vector), *shape), np.float32)
+    for i, rows in enumerate(_iterate_rows(files)):
+        if len(rows):
+            vectors[i] = (
+                average_spans(rows, steps) if steps else pool(rows, recipe["pooling"], recipe.get("normalise", False))
+            )
+    return vectors, has_vector
+
+
+def average_spans(rows: np.ndarray, steps: int) -> np.ndarray:
+    """Means (T, D) of rows (F, D) in T equal spans of time; with fewer rows than steps a row serves several."""
+    edges = np.arange(steps + 1) * len(rows) / steps
+    starts = np.floor(edges[:-1] + 1e-9).astype(int)
+    ends = np.maximum(np.ceil(edges[1:] - 1e-9).astype(int), starts + 1)
+    return np.stack([rows[a:b].astype(np.float32).mean(0) for a, b in zip(starts, ends, strict=True)])
+
+
+def _order_clips(
+    profile: str, branch: str, files: list[FeatureFile], wanted: list[str] | None, selected: dict[str, Any]
 ) -> tuple[list[str], np.ndarray | slice]:
     """The clips in the order asked for, and where they are among the rows of the files."""
-    found = [clip_id for file in files for clip_id in file.keys.column("clip_id").to_pylist()]
-    if wanted is None or wanted == found:
-        return found, slice(None)
-    place = {clip_id: i for i, clip_id in enumerate(found)}
-    if len(place) < len(found):
-        twice = next(clip_id for i, clip_id in enumerate(found) if place[clip_id] != i)
-        again = f"run {name_notebook(profile, branch, chosen)} again"
+    stored = [clip_id for file in files for clip_id in file.keys.column("clip_id").to_pylist()]
+    if wanted is None or wanted == stored:
+        return stored, slice(None)
+    place = {clip_id: i for i, clip_id in enumerate(stored)}
+    again = f"run {name_notebook(profile, branch, selected)} again"
+    if len(place) < len(stored):
+        twice = next(clip_id for i, clip_id in enumerate(stored) if place[clip_id] != i)
         raise EcmfError(f"features/{branch}: clip {twice!r} has more than one row: {again}")
     absent = [clip_id for clip_id in wanted if clip_id not in place]
     if absent:
-        raise EcmfError(
-            f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: "
-            f"run {name_notebook(profile, branch, chosen)} again"
-        )
+        raise EcmfError(f"features/{branch}: {len(absent)} clips have no row, the first is {absent[0]!r}: {again}")
     return wanted, np.array([place[clip_id] for clip_id in wanted], int)

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from scipy.stats import ttest_1samp
 
 from ecmf_utils import media
+from ecmf_utils.features import store
 from ecmf_utils.files import EcmfError, data_dir, read_json, reports_dir, write_json, write_parquet
 from ecmf_utils.models import registry
 from ecmf_utils.notebook import steps
@@ -292,10 +293,12 @@ def test_problems_are_gathered_from_every_step(home):
     corpus()
     faces = pd.DataFrame({"clip_id": ["a", "a", "b"], "problem": ["no_face", "no_face", None]})
     write_parquet(faces, data_dir("demo") / "faces" / "faces.parquet")
-    rows = pd.DataFrame({"clip_id": ["a", "b"], "status": ["missing", "ok"], "problem": None})
-    write_parquet(rows, data_dir("demo") / "features" / "face" / "m" / "utterance" / "0.parquet")
-    chosen = {"slug": "m", "level": "utterance"}
-    write_json(data_dir("demo") / "features" / "face" / "selected.json", chosen)
+    recipe = {"name": "m", "layers": "last", "pooling": "mean", "level": "utterance"}
+    stored = store.Store(store.branch_folder("demo", "face"), 2, recipe, 0, 1)
+    rows = [{"clip_id": clip_id, "content_hash": "h"} for clip_id in ("a", "b")]
+    stored.write_part([rows[0] | {"status": "missing"}, rows[1] | {"status": "ok", "vector": [0, 1]}])
+    stored.merge(rows)
+    store.select_store("demo", "face", stored)
     table = results.problems("demo")
     told = set(zip(table["clip_id"], table["step"], table["code"], strict=True))
     assert told == {

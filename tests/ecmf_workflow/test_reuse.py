@@ -53,7 +53,7 @@ def fingerprint(folder, branch):
 
 
 def vectors(folder, branch):
-    return {path: path.read_bytes() for path in (folder / "data/tiny/features" / branch).rglob("*.parquet")}
+    return {path: path.read_bytes() for path in (folder / "data/tiny/features" / branch).rglob("*.arrow")}
 
 
 def test_another_plot_runs_the_notebook_and_encodes_nothing(project):

@@ -64,7 +64,7 @@ def planned(capsys, *sets):
 
 
 def file_of(shard):
-    return data_dir("words") / "features/text/spell-last-mean/utterance" / f"{shard:03d}-of-003.parquet"
+    return data_dir("words") / "features/text/spell-last-mean/utterance" / f"{shard:03d}-of-003.arrow"
 
 
 def run_page(key):
@@ -146,7 +146,7 @@ def test_in_one_piece_again_the_rows_are_joined(split, capsys):  # the last one:
     assert planned(capsys) == [NB]
     assert reproduction.reproduce("words", cores=2) == 0
     assert "1 of 3 notebooks" in capsys.readouterr().out
-    assert [path.name for path in file_of(0).parent.glob("*.parquet")] == ["000-of-001.parquet"]
+    assert [path.name for path in file_of(0).parent.glob("*-of-*")] == ["000-of-001.arrow"]
     assert run_page("").exists() and not any(run_page(key).exists() for key in KEYS)
     assert [path.name for path in (reports_dir("words") / "runs").glob(f"{NB}*")] == [NB]
     assert f'href="{NB}.html"' in steps.html_path("10_explore_corpus", "words").read_text()

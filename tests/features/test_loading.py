@@ -11,12 +11,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ecmf_utils import encoders, features, files, media
-from ecmf_utils.features import loading
-from ecmf_utils.features.store import spans
+from ecmf_utils.features import feature_files, loading
+from ecmf_utils.features.loading import average_spans
 from ecmf_utils.media import writing
 from tests.conftest import ROOT
 
@@ -84,7 +83,22 @@ def nothing_seen():
 
 
 def file_of(branch="text", slug="spell-last-mean", level="utterance", name="000-of-001"):
-    return files.data_dir("p") / "features" / branch / slug / level / f"{name}.parquet"
+    return files.data_dir("p") / "features" / branch / slug / level / f"{name}.arrow"
+
+
+def read_table(path):
+    """A feature file as any Arrow reader shows it."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def rewrite(path, rows, dim):
+    """Write a feature file again with some of its rows, and vectors of another length."""
+    table, header = read_table(path).take(list(rows)), feature_files.read_header(path)
+    vectors = [np.resize(vector or [], (1 if vector else 0, dim)) for vector in table["vector"].to_pylist()]
+    lengths = np.array([len(vector) for vector in vectors])
+    keys = table.drop_columns("vector").replace_schema_metadata(None)
+    feature_files.write_file(path, header | {"dim": dim, "rows": len(table)}, keys, lengths, vectors.__getitem__)
 
 
 def extract(clips, run=spell, branch="text", reader=read, **settings):
@@ -94,11 +108,11 @@ def extract(clips, run=spell, branch="text", reader=read, **settings):
 def test_a_file_says_what_its_vectors_are(home):
     summary = extract(clips_of()).iloc[0]
     assert (summary["clips"], summary["ok"], summary["dim"]) == (6, 6, 2)
-    schema, header = pq.read_schema(file_of()), files.parquet_metadata(file_of())
-    assert str(schema.field("vector").type) == "fixed_size_list<element: float>[2]"
+    schema, header = read_table(file_of()).schema, feature_files.read_header(file_of())
+    assert str(schema.field("vector").type) == "fixed_size_list<item: float>[2]"
     assert header["recipe"]["pooling"] == "mean" and header["recipe"]["level"] == "utterance"
     assert header["recipe_hash"] == features.read_selected("p", "text")["recipe_hash"]
-    assert header["schema_version"] == files.SCHEMA_VERSION
+    assert header["schema_version"] == feature_files.SCHEMA_VERSION == 2 and header["rows"] == 6
 
 
 def test_vectors_come_back_as_they_were_pooled(home):
@@ -116,7 +130,7 @@ def test_a_normalising_encoder_gives_vectors_of_length_one(home):
 
 def test_nothing_known_is_null_in_the_file_and_absent_when_loaded(home):
     extract(clips_of(3, text=["a", None, " "]))
-    table = pq.read_table(file_of()).to_pandas()
+    table = pd.read_feather(file_of())
     assert table["status"].tolist() == ["ok", "missing", "missing"]
     assert table["problem"].tolist()[1:] == ["empty_text", "empty_text"]
     assert table["vector"].isna().tolist() == [False, True, True]
@@ -196,7 +210,7 @@ def test_a_killed_extraction_goes_on_and_gives_the_same_file(home):
     )
     with subprocess.Popen([sys.executable, "-c", code]) as run:
         end = time.monotonic() + 20
-        while len(list(file_of().parent.glob(".parts-*/*.parquet"))) < 3 and time.monotonic() < end:
+        while len(list(file_of().parent.glob(".parts-*/*.arrow"))) < 3 and time.monotonic() < end:
             time.sleep(0.05)
         os.kill(run.pid, signal.SIGKILL)
     extract(clips_of(12), part=1)
@@ -218,7 +232,7 @@ def test_shards_join_to_the_whole(home):
     assert sorted(SEEN) == sorted(clips_of(20)["text"])
     assert np.array_equal(joined.x["text"], whole.x["text"])
     extract(clips_of(20))
-    assert len(SEEN) == 20 and [p.stem for p in file_of().parent.glob("*.parquet")] == ["000-of-001"]
+    assert len(SEEN) == 20 and [p.stem for p in file_of().parent.glob("*.arrow")] == ["000-of-001"]
 
 
 def test_a_missing_or_stale_shard_is_one_clear_line(home):
@@ -231,8 +245,7 @@ def test_a_missing_or_stale_shard_is_one_clear_line(home):
 
 def test_a_clip_with_two_rows_is_refused(home):
     extract(clips_of(3))
-    whole = pq.read_table(file_of())
-    pq.write_table(pa.concat_tables([whole, whole.slice(1, 1)]), file_of())
+    rewrite(file_of(), [0, 1, 2, 1], 2)
     with pytest.raises(files.EcmfError, match="features/text: clip 'c01' has more than one row: run 24_extract_text"):
         features.load("p", ["text"], clip_ids=["c00", "c01", "c02"])
 
@@ -240,7 +253,7 @@ def test_a_clip_with_two_rows_is_refused(home):
 def test_a_broken_file_is_named(home):
     extract(clips_of(3))
     file_of().write_bytes(file_of().read_bytes()[:1000])
-    with pytest.raises(files.EcmfError, match=r"000-of-001.parquet: not a Parquet file .* delete it and run again"):
+    with pytest.raises(files.EcmfError, match=r"000-of-001.arrow: the file is damaged \(.*\); delete it, then extract"):
         features.load("p", ["text"])
 
 
@@ -251,7 +264,7 @@ def test_frame_level_files_hold_rows_and_their_times(home, tmp_path):
     light = replace(encoder(brightness), dim=3, modality="frames")
     reader = partial(features.read_scene, n_frames=5)
     features.extract("p", "scene", clips, light, reader, level="frame")
-    row = pq.read_table(file_of("scene", level="frame")).to_pylist()[0]
+    row = read_table(file_of("scene", level="frame")).to_pylist()[0]
     assert row["n_frames"] == 5 and np.allclose(row["times"], [0, 0.2, 0.4, 0.6, 0.8])
     assert np.allclose(np.array(row["vectors"])[:, 0], [40, 80, 120, 160, 200], atol=4)
     loaded = features.load("p", ["scene"])
@@ -353,7 +366,7 @@ def test_an_encoder_that_is_not_there_or_stands_twice_is_one_clear_line(home):
 def test_a_matrix_is_what_is_stored(home):
     extract(clips_of(3, text=["a", None, "bc"]))
     ids, matrix, present = features.load_matrix("p", "text", ["c02", "c01"])
-    stored = pd.read_parquet(file_of())["vector"]
+    stored = pd.read_feather(file_of())["vector"]
     assert ids == ["c02", "c01"] and present.tolist() == [True, False] and matrix.dtype == np.float32
     assert matrix[0].tobytes() == stored[2].tobytes() and not matrix[1].any()
 
@@ -391,8 +404,8 @@ def test_frames_become_sequences_of_equal_spans(home):
 
 def test_spans_cover_every_row_once_where_they_divide():
     rows = np.arange(12, dtype=np.float32)[:, None]
-    assert spans(rows, 4)[:, 0].tolist() == [1, 4, 7, 10]
-    assert spans(rows[:5], 3)[:, 0].tolist() == [0.5, 2, 3.5]  # a row on an edge counts in both
+    assert average_spans(rows, 4)[:, 0].tolist() == [1, 4, 7, 10]
+    assert average_spans(rows[:5], 3)[:, 0].tolist() == [0.5, 2, 3.5]  # a row on an edge counts in both
 
 
 def test_an_utterance_vector_is_a_sequence_of_one_step(home):
@@ -404,13 +417,8 @@ def test_shards_of_different_length_are_one_clear_line(home):
     for shard in range(2):
         extract(clips_of(20), shard=shard, n_shards=2)
     path = file_of(name="001-of-002")
-    table = pq.read_table(path)
-    vectors = [None if v is None else [*v, 0.0] for v in table["vector"].to_pylist()]
-    longer = pa.array(vectors, pa.list_(pa.float32(), 3))
-    at = table.column_names.index("vector")
-    table = table.set_column(at, "vector", longer).replace_schema_metadata(table.schema.metadata)
-    pq.write_table(table, path)
-    with pytest.raises(files.EcmfError, match="001-of-002.parquet: vectors of 3 dimensions, 2 in the first shard"):
+    rewrite(path, range(feature_files.read_header(path)["rows"]), 3)
+    with pytest.raises(files.EcmfError, match="001-of-002.arrow: vectors of 3 dimensions, 2 in the first shard"):
         features.load("p", ["text"])
 
 
@@ -433,14 +441,14 @@ def test_a_full_disk_is_one_clear_line_and_costs_no_part(home, monkeypatch):
     before = file_of().read_bytes()
     written = []
 
-    def full(table, path, **options):
-        written.append(path)
+    def full(sink, schema):
+        written.append(sink)
         if len(written) == 2:
             raise OSError(28, "No space left on device")
-        pq_write(table, path, **options)
+        return new_file(sink, schema)
 
-    pq_write = files.pq.write_table
-    monkeypatch.setattr(files.pq, "write_table", full)
+    new_file = pa.ipc.new_file
+    monkeypatch.setattr(pa.ipc, "new_file", full)
     with pytest.raises(files.EcmfError, match="No space left on device"):
         extract(clips_of(8), part=2)
     assert file_of().read_bytes() == before

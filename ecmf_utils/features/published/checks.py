@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -58,17 +58,23 @@ class Published:
 
 
 def majority(kinds: Iterable[tuple[str, int]], where: Path, first: Fault | None = None) -> tuple[str, int]:
-    """The most frequent (dtype, D); the first of them where several are."""
+    """The most frequent (dtype, D); the first of them where several are.
+
+    Raises
+    ------
+    EcmfError
+        There is none; the line tells the `first` fault.
+    """
     counts = Counter(kinds)
     if not counts:
-        raise unusable(where, first)
+        refuse_set(where, first)
     return counts.most_common(1)[0][0]
 
 
-def unusable(where: Path, first: Fault | None) -> EcmfError:
-    """The error of a set without one vector that can be used, with the first fault."""
+def refuse_set(where: Path, first: Fault | None) -> NoReturn:
+    """Raise the error of a set without one vector that can be used; the line tells the first fault."""
     why = f"; the first: {first.detail}" if first else ""
-    return EcmfError(f"{show(where)}: none of its features can be used{why}")
+    raise EcmfError(f"{show(where)}: none of its features can be used{why}")
 
 
 def float_of(dtype: np.dtype) -> str:
@@ -92,17 +98,17 @@ def checked(values: np.ndarray, file: str, dtype: str, dim: int) -> Found:
     return Fault("not_finite", f"{file}: numbers beyond the range of float32" if huge else f"{file}: NaN or infinite")
 
 
-def short(name: str) -> str:
+def shorten(name: str) -> str:
     """As much of a foreign name as a line shows."""
     return name if len(name) <= QUOTE else f"{name[: QUOTE - 1]}…"
 
 
-def match(names: Iterable[str], clip_ids: set[str], where: Path, found: Findings) -> list[str]:
+def match(names: Iterable[str], clip_ids: set[str], where: Path, findings: Findings) -> list[str]:
     """The names that are clips; the others are findings, and none at all is an error."""
     names = list(names)
-    known = [name for name in names if name in clip_ids]
-    if not known:
-        there = f"the first name is {short(min(names))!r}" if names else "it is empty"
+    matched = [name for name in names if name in clip_ids]
+    if not matched:
+        there = f"the first name is {shorten(min(names))!r}" if names else "it is empty"
         wanted = f"the first clip is {min(clip_ids)!r}" if clip_ids else "the corpus has no clips"
         raise EcmfError(f"{show(where)}: no name in it is a clip of this corpus: {there}, {wanted}")
     folded = {clip_id.casefold(): clip_id for clip_id in clip_ids}
@@ -110,21 +116,24 @@ def match(names: Iterable[str], clip_ids: set[str], where: Path, found: Findings
         if name not in clip_ids:
             other = folded.get(name.casefold())
             hint = f"; clip {other!r} differs only in upper and lower case" if other else ""
-            text = f"features of {short(name)!r}, which is not a clip of this corpus{hint}"
-            found.add("unlisted_features", where, text)
-    return known
+            text = f"features of {shorten(name)!r}, which is not a clip of this corpus{hint}"
+            findings.add("unlisted_features", where, text)
+    return matched
 
 
-def first_rows(ids: Iterable[tuple[Any, int]], path: Path, found: Findings, head: int) -> dict[str, int]:
-    """Name to its row; a name that comes again and a row without one are findings."""
+def find_first_rows(ids: Iterable[tuple[Any, int]], path: Path, findings: Findings, first_line: int) -> dict[str, int]:
+    """Name to its row; a name that comes again and a row without one are findings.
+
+    first_line : what a person calls row 0.
+    """
     rows: dict[str, int] = {}
-    for given, row in ids:
-        name = "" if given is None else str(given).strip()
+    for cell, row in ids:
+        name = "" if cell is None else str(cell).strip()
         if not name:
-            found.add("bad_id", path, "no name; the row is not used", row=row + head)
+            findings.add("bad_id", path, "no name; the row is not used", row=row + first_line)
         elif name in rows:
-            text = f"{short(name)!r} occurred in row {rows[name] + head:,} already; the first row counts"
-            found.add("duplicate_id", path, text, row=row + head, clip_id=name)
+            text = f"{shorten(name)!r} occurred in row {rows[name] + first_line:,} already; the first row counts"
+            findings.add("duplicate_id", path, text, row=row + first_line, clip_id=name)
         else:
             rows[name] = row
     return rows

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecmf_utils import features, files
-from ecmf_utils.features import loading, store
+from ecmf_utils.features import feature_files, loading
 from ecmf_utils.features.published import exchange, npy_folders
 from ecmf_utils.notebook import profiles
 from ecmf_workflow import cli
@@ -59,7 +59,7 @@ def bits(rows):
 
 
 def stored_file(branch="audio"):
-    return next((files.data_dir("p") / "features" / branch).rglob("000-of-001.parquet"))
+    return next((files.data_dir("p") / "features" / branch).rglob("000-of-001.arrow"))
 
 
 # ---- what comes in goes out
@@ -105,7 +105,7 @@ def test_a_parquet_table_keeps_its_numbers(home, dtype, form):
     if form == "columns":
         held = {f"f{i}": [arrays[name][i] for name in ids] for i in range(D)}
     else:
-        inner = pa.list_(store.TYPES[dtype], D if form == "frames" else -1)
+        inner = pa.list_(feature_files.TYPES[dtype], D if form == "frames" else -1)
         held = {
             "vector": pa.array([list(arrays[name]) for name in ids], pa.list_(inner) if form == "frames" else inner)
         }
@@ -150,7 +150,7 @@ def test_clips_without_a_vector_are_null_and_get_no_file(home):
     summary = take_in(folder_of(home, arrays))
     assert summary.iloc[0][["clips", "ok", "missing"]].tolist() == [6, 5, 1]
     assert "hubert-UTT: no features of clip 'c1'" in summary.attrs["lines"]
-    assert pd.read_parquet(stored_file())["vector"].isna().tolist() == [name == "c1" for name in clips_of()["clip_id"]]
+    assert pd.read_feather(stored_file())["vector"].isna().tolist() == [name == "c1" for name in clips_of()["clip_id"]]
     assert features.load_matrix("p", "audio")[2].tolist() == [name != "c1" for name in clips_of()["clip_id"]]
     written = exchange.export_features("p", "audio", home / "out")
     assert written.iloc[0][["files", "without"]].tolist() == [5, 1]
@@ -170,7 +170,7 @@ def test_the_recipe_says_what_it_is_and_not_where_it_was(home):
     take_in(folder_of(home, numbers(dtype="float16")))
     how = features.read_selected("p", "audio")["recipe"]
     assert how["name"] == "imported-hubert-UTT" and how["imported"] and how["dtype"] == "float16"
-    assert str(home) not in str(files.parquet_metadata(stored_file())) + str(features.read_selected("p", "audio"))
+    assert str(home) not in str(feature_files.read_header(stored_file())) + str(features.read_selected("p", "audio"))
 
 
 def test_published_features_have_a_name_of_their_own(home):
@@ -619,7 +619,7 @@ def test_frames_of_a_large_corpus_are_never_held_at_once(home, monkeypatch):
     folder.mkdir(parents=True)
     for i in range(48):  # 1 MiB each
         np.save(folder / f"c{i}.npy", np.full((256, 1024), i, np.float32))
-    monkeypatch.setattr(store, "GROUP_BYTES", 2 * size)
+    monkeypatch.setattr(feature_files, "BATCH_BYTES", 2 * size)
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
     pa.set_memory_pool(pool)
     tracemalloc.start()
@@ -632,7 +632,7 @@ def test_frames_of_a_large_corpus_are_never_held_at_once(home, monkeypatch):
         tracemalloc.stop()
         pa.set_memory_pool(before)
     assert max(held) < 16 * size, held
-    assert pq.ParquetFile(stored_file()).num_row_groups == 24
+    assert len(feature_files.FeatureFile(stored_file()).batch_lengths) == 24
 
 
 def test_the_manifest_decides_the_order(home):
@@ -652,4 +652,4 @@ def test_the_real_vectors_come_in_exactly(home, realdata):
         known = pd.read_parquet(realdata / "mosi" / f"{branch}.parquet").set_index("clip_id")["vector"]
         ids, matrix, present = features.load_matrix("p", branch)
         assert present.all() and np.array_equal(matrix, np.stack(known.loc[ids].to_list()))
-    assert store.dtype_of(features.read_selected("p", "text")["recipe"]) == "float32"
+    assert feature_files.choose_dtype(features.read_selected("p", "text")["recipe"]) == "float32"
