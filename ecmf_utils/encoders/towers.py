@@ -6,6 +6,7 @@ Preparing is apart from running: it needs no network and is done in worker proce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,16 +45,35 @@ class Prepared(NamedTuple):
     detail: str = ""
 
 
-def runner(batches: Batches) -> Callable[[list[Prepared]], list[np.ndarray]]:
-    """Items of several clips through the model in common batches, handed back clip by clip."""
+@dataclass(frozen=True)
+class Tower:
+    """A model and its way through clips.
 
-    def run(clips: list[Prepared]) -> list[np.ndarray]:
+    Attributes
+    ----------
+    network : Network
+    prepare : callable
+        One input to `Prepared`; picklable, since worker processes do it.
+    batches : Batches
+        What runs items of several clips through the network together.
+    settings : dict
+        What the preparation decides of a vector; part of the recipe.
+    n_frames : int, optional
+        How many frames a video model takes at once.
+    """
+
+    network: Network
+    prepare: Callable[[Any], Prepared]
+    batches: Batches
+    settings: dict[str, Any] = field(default_factory=dict)
+    n_frames: int | None = None
+
+    def run(self, clips: list[Prepared]) -> list[np.ndarray]:
+        """Items of several clips through the model in common batches, handed back clip by clip."""
         flat = [(item, size) for clip in clips for item, size in zip(clip.items, clip.sizes, strict=True)]
-        rows = batches([item for item, _ in flat], [size for _, size in flat])
+        rows = self.batches([item for item, _ in flat], [size for _, size in flat])
         starts = np.cumsum([0, *(len(clip.items) for clip in clips)])
         return [_joined(clip, rows[a:b]) for clip, a, b in zip(clips, starts, starts[1:], strict=False)]
-
-    return run
 
 
 def _joined(clip: Prepared, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -91,7 +111,7 @@ def _pixels(frames: np.ndarray, processor: Any) -> np.ndarray:
     return made["pixel_values"].numpy()
 
 
-def frames_tower(net: Network, processor: Any, budget: int) -> dict[str, Any]:
+def frames_tower(net: Network, processor: Any, budget: int) -> Tower:
     """One row a frame: the class token where the model has one, else the mean of the patches."""
     import torch
 
@@ -100,21 +120,17 @@ def frames_tower(net: Network, processor: Any, budget: int) -> dict[str, Any]:
         hidden = net(pixel_values=pixels)
         return _of_frames(hidden, net.model.config, pixels.shape).cpu().numpy()[:, None]
 
-    batches = Batches(forward, budget)
-    prepare = partial(prepare_frames, processor=processor)
-    return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net}
+    return Tower(net, partial(prepare_frames, processor=processor), Batches(forward, budget))
 
 
-def timm_tower(net: Network, transform: Callable, budget: int) -> dict[str, Any]:
+def timm_tower(net: Network, transform: Callable, budget: int) -> Tower:
     """One row a frame, as timm pools it."""
     import torch
 
     def forward(items: list[np.ndarray]) -> Sequence[np.ndarray]:
         return net(x=torch.from_numpy(np.stack(items))).cpu().numpy()[:, None]
 
-    batches = Batches(forward, budget)
-    prepare = partial(prepare_timm, transform=transform)
-    return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net}
+    return Tower(net, partial(prepare_timm, transform=transform), Batches(forward, budget))
 
 
 def _of_frames(hidden: Any, config: Any, shape: Sequence[int]) -> Any:
@@ -128,7 +144,7 @@ def _of_frames(hidden: Any, config: Any, shape: Sequence[int]) -> Any:
     return hidden[:, 0] if classed else hidden.mean(1)
 
 
-def video_tower(net: Network, processor: Any, budget: int) -> dict[str, Any]:
+def video_tower(net: Network, processor: Any, budget: int) -> Tower:
     """One row a time step of a video model: the mean of its patches."""
     import torch
 
@@ -145,7 +161,7 @@ def video_tower(net: Network, processor: Any, budget: int) -> dict[str, Any]:
 
     batches = Batches(forward, max(budget, count))
     prepare = partial(prepare_clip, processor=processor, n_frames=count)
-    return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net, "n_frames": count}
+    return Tower(net, prepare, batches, n_frames=count)
 
 
 # ---- sound
@@ -192,7 +208,7 @@ def _told(spans: Sequence, window_s: float, overlap_s: float) -> tuple[str, str]
     return "sound_windows", f"{len(spans)} windows of {window_s:g} s that overlap by {overlap_s:g} s or more"
 
 
-def sound_tower(net: Network, processor: Any, budget: int, window_s: float, overlap_s: float) -> dict[str, Any]:
+def sound_tower(net: Network, processor: Any, budget: int, window_s: float, overlap_s: float) -> Tower:
     """Time steps of a speech model. Padding is masked; with group normalisation only equal lengths are batched."""
     import torch
 
@@ -226,8 +242,7 @@ def sound_tower(net: Network, processor: Any, budget: int, window_s: float, over
         window_s=window_s,
         overlap_s=overlap_s,
     )
-    recipe = {"window_s": window_s, "overlap_s": overlap_s}
-    return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net, "recipe": recipe}
+    return Tower(net, prepare, batches, {"window_s": window_s, "overlap_s": overlap_s})
 
 
 # ---- text
@@ -245,7 +260,7 @@ def prepare_text(text: str, tokenizer: Any, limit: int) -> Prepared:
     return Prepared([ids], [len(ids)], problem="text_cut", detail=told)
 
 
-def text_tower(net: Network, tokenizer: Any, budget: int, max_tokens: int) -> dict[str, Any]:
+def text_tower(net: Network, tokenizer: Any, budget: int, max_tokens: int) -> Tower:
     """Rows of the tokens of each text, special tokens included, without padding."""
     import torch
 
@@ -262,9 +277,8 @@ def text_tower(net: Network, tokenizer: Any, budget: int, max_tokens: int) -> di
         hidden = net(input_ids=ids, attention_mask=mask).cpu().numpy()
         return [rows[: len(item)] for rows, item in zip(hidden, items, strict=True)]
 
-    batches = Batches(forward, budget)
     prepare = partial(prepare_text, tokenizer=tokenizer, limit=limit)
-    return {"prepare": prepare, "run": runner(batches), "batches": batches, "net": net, "recipe": {"max_tokens": limit}}
+    return Tower(net, prepare, Batches(forward, budget), {"max_tokens": limit})
 
 
 def _positions(model: Any) -> int:
