@@ -12,10 +12,8 @@ from ecmf_utils.files import EcmfError
 
 from .inference import Batches, Network
 
-VERSION = (
-    1  # raise it when a change in this room changes the vectors of every encoder: stored rows are then computed again
-)
-SIDES = (320, 640)  # longer side in pixels of the frames that light encoders and models get
+VERSION = 1  # raise it when a change here moves vectors of every encoder: stored rows are then computed again
+LIGHT_SIDE, MODEL_SIDE = 320, 640  # px, longer side of the frames that light encoders and models get
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Request:
     modality : str
         frames, sound or text.
     layers : str
+        last, sum-last-N, mean-last-N, layer-K or projected.
     device : str
         A device that PyTorch can use, no longer `auto`.
     precision : str
@@ -37,9 +36,9 @@ class Request:
     trust_remote_code : bool
         Whether code that comes with a transformers model may run.
     window_s, overlap_s : float
-        Windows that long sound is cut into, in seconds.
+        Length and overlap, in seconds, of the windows that long sound is cut into.
     max_tokens : int
-        Tokens of a text that are read at most.
+        How many tokens of a text are read at most.
     """
 
     name: str
@@ -65,30 +64,31 @@ class Encoder:
     modality : str
         frames, sound or text.
     layers : str
+        last, sum-last-N, mean-last-N, layer-K or projected.
     revision : str
         Version of the weights or of the code.
     run : callable
-        Prepared inputs to the rows float32 (T, D) of each.
+        A list of prepared inputs to the rows float32 (T, D) of each.
     dim : int
         D, before pooling; `load` measures it.
     settings : dict
-        What else decides a vector; part of the recipe.
+        What else decides a vector. It becomes part of the recipe.
     prepare : callable, optional
-        One input to what `run` takes; picklable, since worker processes do it.
+        One input to what `run` takes. Worker processes call it, so it can be pickled.
     sample_rate : int, optional
-        Of the sound that it takes, in Hz.
+        Sampling rate in Hz of the sound that the encoder takes.
     n_frames : int, optional
         How many frames a video model takes at once.
     normalise : bool
         Scale the pooled vector to length one.
     portable : bool
-        Light and picklable: all of it may run in worker processes.
+        The encoder is light and can be pickled: all of it may run in worker processes.
     batches : Batches, optional
-        Its budget shrinks, and `halved` counts, when memory runs out.
+        The batches behind `run`. When memory runs out, their budget shrinks and `halved` counts it.
     network : Network, optional
         The model behind `run`.
     deviation : float, optional
-        Of a vector in half precision from float32, as a share of its length.
+        Distance of a vector in half precision from float32, as a share of the vector's length.
     """
 
     name: str
@@ -110,30 +110,32 @@ class Encoder:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides a vector, for the file's metadata and for reuse."""
-        named = {"name": self.name, "revision": self.revision, "layers": self.layers, "version": VERSION}
-        return named | self._settings() | {"dim": self.dim}
+        """Everything that decides a vector. It is stored with the vectors and decides whether they can be reused."""
+        identity = {"name": self.name, "revision": self.revision, "layers": self.layers, "version": VERSION}
+        return identity | self._all_settings | {"dim": self.dim}
 
-    def facts(self) -> dict[str, Any]:
-        """What a reader wants to know of it: name, revision, columns a frame, settings."""
-        named = {"name": self.name, "revision": self.revision, "columns a frame": self.dim, "layers": self.layers}
-        checked = {} if self.deviation is None else {"deviation from fp32": f"{self.deviation:.1e}"}
-        return named | self._settings() | checked
-
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def _all_settings(self) -> dict[str, Any]:
         return self.settings | ({"normalise": True} if self.normalise else {})
 
+    @property
     def frame_side(self) -> int:
-        """Longer side in pixels that frames are read at: no smaller than what a model resizes to."""
-        return SIDES[0] if self.portable else SIDES[1]
+        """Longer side in pixels at which frames are read: no smaller than what a model resizes them to."""
+        return LIGHT_SIDE if self.portable else MODEL_SIDE
 
-    def ready(self, given: Any) -> Any:
-        """An input as `run` takes it."""
-        given = getattr(given, "frames", given)
-        return self.prepare(given) if self.prepare else given
+    def describe(self) -> dict[str, Any]:
+        """Say what a reader wants to know: name, revision, columns a frame, layers, settings."""
+        identity = {"name": self.name, "revision": self.revision, "columns a frame": self.dim, "layers": self.layers}
+        checked = {} if self.deviation is None else {"deviation from fp32": f"{self.deviation:.1e}"}
+        return identity | self._all_settings | checked
+
+    def prepare_input(self, value: Any) -> Any:
+        """Turn one input of `encode` into what `run` takes."""
+        value = getattr(value, "frames", value)
+        return self.prepare(value) if self.prepare else value
 
     def encode(self, inputs: list[Any]) -> list[np.ndarray]:
-        """Frame-level rows float32 (T, D) of each input.
+        """Compute the frame-level rows float32 (T, D) of each input.
 
         Parameters
         ----------
@@ -141,12 +143,12 @@ class Encoder:
             uint8 (F, H, W, 3) frames, or frames with their times, for scene and face; float32
             (samples,) at `sample_rate` Hz for audio; str for text and context.
         """
-        return self.run([self.ready(one) for one in inputs])
+        return self.run([self.prepare_input(value) for value in inputs])
 
-    def without_model(self) -> Encoder:
-        """What worker processes need of it to prepare inputs."""
-        return replace(self, run=_not_here, batches=None, network=None)
+    def drop_model(self) -> Encoder:
+        """Copy only what worker processes need to prepare inputs."""
+        return replace(self, run=_refuse_to_run, batches=None, network=None)
 
 
-def _not_here(_: list[Any]) -> list[np.ndarray]:
+def _refuse_to_run(_: list[Any]) -> list[np.ndarray]:
     raise EcmfError("this copy of the encoder can only prepare inputs")

@@ -16,10 +16,11 @@ from .encoder import Encoder, Request
 from .inference import check_layers, choose_device, choose_precision
 from .pretrained import MAX_TOKENS, load_minilm, load_timm, load_transformers
 
-MODALITY = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text", "context": "text"}
+MODALITIES = {"scene": "frames", "face": "frames", "audio": "sound", "text": "text", "context": "text"}
 POOLINGS = ("mean", "mean+std", "max")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 BUDGETS = {"frames": 32, "sound": 60, "text": 4096}  # of a batch: frames, seconds, tokens
+MOST_DEVIATION = 0.05  # of a vector in half precision from float32, as a share of its length
 
 
 def load(
@@ -56,38 +57,38 @@ def load(
         auto (bf16 on a GPU that has it, fp32 on a CPU), fp32, bf16, fp16 or bf16-weights. Half
         precision is compared with float32 once, on a made-up input.
     batch_size : int
-        Frames, seconds of sound or tokens encoded at a time; 0: 32, 60 or 4096. Halved when memory
-        runs out.
+        How many frames, seconds of sound or tokens are encoded at a time; 0 means 32, 60 or 4096.
+        It is halved when memory runs out.
     modality : str, optional
-        frames, sound or text; known for the five standard branches.
+        frames, sound or text; needed only for a branch that is not one of the five standard ones.
     trust_remote_code : bool
         Whether code that comes with a transformers model may run.
     window_s, overlap_s : float
-        Longer sound is encoded in windows of so many seconds, which overlap.
+        Sound that is longer than `window_s` seconds is encoded in windows, which overlap by `overlap_s`.
     max_tokens : int
-        Longer texts are cut; at most what the model takes.
+        Longer texts are cut; the model's own limit holds if it is lower.
 
     Raises
     ------
     EcmfError
-        Unknown name or layers, weights that cannot be had, a name that does not fit the branch,
-        half precision that changes vectors by more than `loading.MOST_DEVIATION`.
+        The name or the layers do not exist, the name does not fit the branch, the weights cannot be had,
+        or half precision changes a vector by more than `loading.MOST_DEVIATION` of its length.
     """
     check_layers(layers)
     if batch_size < 0:
         raise EcmfError(f"batch_size={batch_size}: expected at least 1, or 0 for the default")
-    kind = modality or MODALITY.get(branch)
-    if kind is None:
+    modality = modality or MODALITIES.get(branch)
+    if modality is None:
         raise EcmfError(f"branch {branch!r} is not standard: say modality=frames, sound or text")
     device = choose_device(device)
     request = Request(
         name=name,
         branch=branch,
-        modality=kind,
+        modality=modality,
         layers=layers,
         device=device,
         precision=choose_precision(precision, device),
-        budget=batch_size or BUDGETS[kind],
+        budget=batch_size or BUDGETS[modality],
         trust_remote_code=trust_remote_code,
         window_s=window_s,
         overlap_s=overlap_s,
@@ -100,106 +101,116 @@ def load(
         encoder = load_minilm(request)
     elif scheme == "hf" and source:
         encoder = load_transformers(request, *_split_revision(source, revision))
-    elif scheme == "timm" and source and kind == "frames":
+    elif scheme == "timm" and source and modality == "frames":
         encoder = load_timm(request, *_split_revision(source, revision))
     else:
         raise EcmfError(
             f"encoder {name!r} does not exist for branch {branch!r}; known: classical (scene, "
             "face, audio), minilm (text), hf:<hub id or folder>, timm:<name or folder> (images)"
         )
-    return tried(encoder, precision)
+    return _try_encoder(encoder, may_change_precision=precision == "auto")
 
 
-def again(recipe: dict[str, Any], branch: str, device: str = "auto") -> Encoder:
-    """The encoder that a stored recipe tells of, in the same revision.
+def load_from_recipe(recipe: dict[str, Any], branch: str, device: str = "auto") -> Encoder:
+    """Load the encoder that a stored recipe describes, in the same revision.
 
     Raises
     ------
     EcmfError
-        It is here in another revision only.
+        Only another revision is here.
     """
-    own = ("precision", "trust_remote_code", "window_s", "overlap_s", "max_tokens")
-    how = {name: recipe[name] for name in own if name in recipe}
-    name, commit = recipe["name"], COMMIT.fullmatch(recipe["revision"])
-    if commit:
-        name, how = _split_revision(name, None)[0], how | {"revision": recipe["revision"]}
-    made = load(name, branch, layers=recipe["layers"], device=device, **how)
-    if made.revision != recipe["revision"]:
+    names = ("precision", "trust_remote_code", "window_s", "overlap_s", "max_tokens")
+    settings = {name: recipe[name] for name in names if name in recipe}
+    name = recipe["name"]
+    if COMMIT.fullmatch(recipe["revision"]):
+        name, settings["revision"] = _split_revision(name, None)[0], recipe["revision"]
+    encoder = load(name, branch, layers=recipe["layers"], device=device, **settings)
+    if encoder.revision != recipe["revision"]:
         raise EcmfError(
-            f"{recipe['name']}: the corpus was encoded with revision {recipe['revision']}, here is {made.revision}; "
+            f"{recipe['name']}: the corpus was encoded with revision {recipe['revision']}, here is {encoder.revision}; "
             "bring that one back, or encode the corpus again"
         )
-    return made
+    return encoder
 
 
-def pool(frames: np.ndarray, pooling: str = "mean", normalise: bool = False) -> np.ndarray:
-    """Frame-level rows (T, D) to one vector: mean or max (D,), mean+std (2 D,); `normalise`: of length one."""
-    frames = np.asarray(frames, np.float32)
+def pool(rows: np.ndarray, pooling: str = "mean", normalise: bool = False) -> np.ndarray:
+    """Join frame-level rows to one vector.
+
+    Parameters
+    ----------
+    rows : (T, D)
+    pooling : str
+        mean, max, or mean+std (the mean of each column, then its standard deviation).
+    normalise : bool
+        Scale the vector to length one.
+
+    Returns
+    -------
+    float32 (D,), or (2 D,) for mean+std
+    """
+    rows = np.asarray(rows, np.float32)
     if normalise:
-        vector = pool(frames, pooling)
+        vector = pool(rows, pooling)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
     if pooling == "mean":
-        return frames.mean(0)
+        return rows.mean(0)
     if pooling == "mean+std":
-        return np.concatenate([frames.mean(0), frames.std(0)])
+        return np.concatenate([rows.mean(0), rows.std(0)])
     if pooling == "max":
-        return frames.max(0)
+        return rows.max(0)
     raise EcmfError(f"pooling {pooling!r} is unknown; expected one of {', '.join(POOLINGS)}")
 
 
-def pooled_dim(dim: int, pooling: str) -> int:
-    """Length of a pooled vector."""
+def compute_pooled_dim(dim: int, pooling: str) -> int:
+    """Length of the vector that `pool` makes of rows with `dim` columns."""
     return len(pool(np.zeros((1, dim)), pooling))
 
 
 def _split_revision(source: str, revision: str | None) -> tuple[str, str | None]:
+    """Split `ID@REVISION`; a folder may have an @ in its name."""
     if Path(source.partition(":")[2] or source).is_dir() or "@" not in source:
         return source, revision
-    source, _, own = source.rpartition("@")
-    return source, own
+    source, _, revision = source.rpartition("@")
+    return source, revision
 
 
-# ---- a loaded model on a made-up input: its width, whether it repeats itself, how exact half precision is
-
-
-MOST_DEVIATION = 0.05  # of a vector in half precision, as a share of its length
-
-
-def tried(encoder: Encoder, precision: str) -> Encoder:
+def _try_encoder(encoder: Encoder, may_change_precision: bool) -> Encoder:
     """Encode a made-up input, so that a model of the wrong kind fails here and not on every clip.
 
     Parameters
     ----------
     encoder : Encoder
-    precision : str
-        What was asked for; where it is `auto` and half precision is too far off, float32 is used instead.
+    may_change_precision : bool
+        Whether float32 may be used instead, where half precision is too far off.
 
     Returns
     -------
     Encoder
-        The same with its `dim`, and for half precision with its `deviation` from float32.
+        The same encoder with its `dim`, and in half precision with its `deviation` from float32.
 
     Raises
     ------
     EcmfError
-        The model cannot encode such an input, or not twice the same way, or half precision was asked
-        for and changes a vector by more than `MOST_DEVIATION`.
+        The model cannot encode such an input, it gives another vector every time, or half precision
+        changes a vector by more than `MOST_DEVIATION` of its length.
     """
     rate = encoder.sample_rate or 16000
-    noise = np.random.default_rng(0)
-    given = {
-        "frames": noise.integers(0, 256, (1, 112, 112, 3)).astype(np.uint8),
-        "sound": (np.sin(np.arange(rate) / 10) + noise.normal(0, 0.1, rate)).astype(np.float32),
+    rng = np.random.default_rng(0)
+    made_up = {
+        "frames": rng.integers(0, 256, (1, 112, 112, 3)).astype(np.uint8),
+        "sound": (np.sin(np.arange(rate) / 10) + rng.normal(0, 0.1, rate)).astype(np.float32),
         "text": "What a day!",
     }[encoder.modality]
     try:
-        ready = encoder.ready(given)
-        rows, once_more = encoder.run([ready])[0], encoder.run([ready])[0]
-        if not np.allclose(rows, once_more, rtol=1e-2, atol=1e-2 * np.abs(rows).max()):
-            raise EcmfError(
-                f"{encoder.name}: the same input gives another vector every time; such a model cannot be used"
-            )
-        return _compared(replace(encoder, dim=int(rows.shape[1])), ready, rows, precision)
+        prepared = encoder.prepare_input(made_up)
+        rows, repeated = encoder.run([prepared])[0], encoder.run([prepared])[0]
+        if not np.allclose(rows, repeated, rtol=1e-2, atol=1e-2 * np.abs(rows).max()):
+            problem = "the same input gives another vector every time; such a model cannot be used"
+            raise EcmfError(f"{encoder.name}: {problem}")
+        encoder = replace(encoder, dim=int(rows.shape[1]))
+        if encoder.network and encoder.network.precision in ("bf16", "fp16"):
+            return _check_half_precision(encoder, prepared, rows, may_change_precision)
+        return encoder
     except EcmfError:
         raise
     except Exception as error:  # whatever a foreign model raises, the user needs one line
@@ -207,19 +218,16 @@ def tried(encoder: Encoder, precision: str) -> Encoder:
         raise EcmfError(f"encoder {encoder.name!r} cannot encode {encoder.modality}: {reason}") from error
 
 
-def _compared(encoder: Encoder, ready: Any, rows: np.ndarray, precision: str) -> Encoder:
-    """How far half precision is from float32; too far is refused, or undone where nobody asked for it."""
+def _check_half_precision(encoder: Encoder, prepared: Any, rows: np.ndarray, may_change_precision: bool) -> Encoder:
+    """Compare the rows of one input with those in float32; what is too far off is refused or computed in float32."""
     network = encoder.network
-    if network is None or network.precision not in ("bf16", "fp16"):
-        return encoder
-    used, network.precision = network.precision, "fp32"
-    exact = encoder.run([ready])[0].mean(0)
+    half, network.precision = network.precision, "fp32"
+    exact = encoder.run([prepared])[0].mean(0)
     deviation = float(np.linalg.norm(rows.mean(0) - exact) / max(float(np.linalg.norm(exact)), 1e-12))
     if deviation <= MOST_DEVIATION:
-        network.precision = used
+        network.precision = half
         return replace(encoder, deviation=deviation)
-    if precision == "auto":
+    if may_change_precision:  # the network stays in float32
         return replace(encoder, deviation=deviation, settings=encoder.settings | {"precision": "fp32"})
-    raise EcmfError(
-        f"{encoder.name}: {used} changes a vector by {deviation:.0%} of its length; say precision=fp32 or bf16"
-    )
+    problem = f"{half} changes a vector by {deviation:.0%} of its length; say precision=fp32 or bf16"
+    raise EcmfError(f"{encoder.name}: {problem}")

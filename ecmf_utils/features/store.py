@@ -51,7 +51,7 @@ class Store:
     def __init__(self, branch_folder: Path, frame_dim: int, recipe: dict[str, Any], shard: int, n_shards: int) -> None:
         self.folder = branch_folder / slug_of(recipe) / recipe["level"]
         self.recipe, self.n_shards = recipe, n_shards
-        pooled = loading.pooled_dim(frame_dim, recipe["pooling"])
+        pooled = loading.compute_pooled_dim(frame_dim, recipe["pooling"])
         self.dim = pooled if recipe["level"] == "utterance" else frame_dim
         self.loaded_dim = pooled
         self.key = digest(recipe)
