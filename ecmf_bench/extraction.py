@@ -90,7 +90,7 @@ def efficiency(
     encoder = encoders.load(name, branch, device=device, **how)
     reader = _reader(branch, encoder)
     rows = features.distinct_texts(clips) if encoder.modality == "text" else clips
-    ready = [encoder.ready(reader(row)) for row in rows.to_dict("records")]
+    ready = [encoder.prepare_input(reader(row)) for row in rows.to_dict("records")]
     parts = [ready[i : i + extraction.PART] for i in range(0, len(ready), extraction.PART)]
     with tempfile.TemporaryDirectory() as folder:
         stores = (str(Path(folder) / str(i)) for i in range(repeats + 1))
@@ -146,7 +146,7 @@ def _utilisation(call: Callable[[], Any], device: str) -> float | None:
 
 def _reader(branch: str, encoder: encoders.Encoder) -> Callable[[dict[str, Any]], Any]:
     if branch == "scene":
-        return partial(features.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side())
+        return partial(features.read_scene, n_frames=encoder.n_frames or 8, max_side=encoder.frame_side)
     if branch == "audio":
         return partial(features.read_audio, sample_rate=encoder.sample_rate or SOUND_RATE)
     return features.read_text

@@ -145,7 +145,7 @@ def _encoders(options: argparse.Namespace) -> int:
 
     found = catalogue.list_encoders(options.branch)
     rows = json.loads(found.to_json(orient="records"))
-    print(json.dumps(rows, indent=1, ensure_ascii=False) if options.json else catalogue.table(found))
+    print(json.dumps(rows, indent=1, ensure_ascii=False) if options.json else catalogue.format_table(found))
     return 0
 
 

@@ -1,1 +1,2 @@
-from .loading import Encoder as Encoder, load as load
+from .encoder import Encoder as Encoder
+from .loading import load as load

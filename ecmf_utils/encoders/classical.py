@@ -6,17 +6,23 @@ and timbre of a voice. Each function gives frame-level rows (T, D), float32.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
 from scipy.fft import dct, irfft, rfft
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from ecmf_utils.files import EcmfError
+
+from .encoder import Encoder, Request
+
 VERSION = 1
 SAMPLE_RATE = 16000
 GRID = 3  # a scene is described in 3 x 3 parts
+LIGHT_BINS = 8  # of the histogram of a scene's light
 HOG_BINS, HOG_CELL, HOG_SIZE = 8, 8, (48, 56)  # columns, rows of the inner face in pixels
+MOTION_BANDS = 8  # horizontal bands of a face whose motion is measured
 INNER_FACE = (0.24, 0.92, 0.2, 0.8)  # top, bottom, left, right of a crop: brows to chin
 WINDOW_S, HOP_S, N_FFT = 0.04, 0.01, 1024
 N_MELS, N_MFCC = 24, 13
@@ -26,8 +32,8 @@ ACTIVE_DB = 30.0  # parts of the sound quieter than this below the loudest are l
 BLOCK = 6000  # windows (a minute) at a time: a spectrum takes far more memory than what is kept of it
 
 
-def scene(frames: np.ndarray) -> np.ndarray:
-    """Colour, light, contrast, layout, edges and motion of whole frames.
+def describe_scene(frames: np.ndarray) -> np.ndarray:
+    """Describe colour, light, contrast, layout, edges and motion of whole frames.
 
     Parameters
     ----------
@@ -45,23 +51,23 @@ def scene(frames: np.ndarray) -> np.ndarray:
     down, across = np.gradient(grey, axis=(1, 2))
     edge = np.hypot(down, across)
     parts = [
-        *(_grid(lab[..., channel]) for channel in range(3)),
-        _grid(grey, np.std),
-        _grid(edge),
-        _grid(motion),
-        _histogram(grey.reshape(len(grey), -1), 8, 0.0, 1.0),
-        _orientation(across, down, edge)[:, None].reshape(len(grey), -1),
+        *(_summarise_grid(lab[..., channel]) for channel in range(3)),
+        _summarise_grid(grey, np.std),
+        _summarise_grid(edge),
+        _summarise_grid(motion),
+        np.stack([np.histogram(image, LIGHT_BINS, (0.0, 1.0))[0] / image.size for image in grey]),
+        _share_directions(across, down, edge),
         np.percentile(grey, [5, 25, 50, 75, 95], axis=(1, 2)).T,
         np.stack([np.mean(hsv[..., 1], (1, 2)), np.std(hsv[..., 1], (1, 2))], 1),
         np.stack([np.mean(np.square(grey), (1, 2)), np.mean(motion, (1, 2))], 1),
-        _middle(edge, across),
+        _locate_edges(edge, across),
         np.log1p(20 * np.mean(edge, (1, 2)))[:, None],
     ]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def face(crops: np.ndarray) -> np.ndarray:
-    """Histograms of gradients and light of the inner face, and its motion from crop to crop.
+def describe_face(crops: np.ndarray) -> np.ndarray:
+    """Describe gradients and light of the inner face, and its motion from crop to crop.
 
     Parameters
     ----------
@@ -85,13 +91,14 @@ def face(crops: np.ndarray) -> np.ndarray:
     grey = np.stack(inner).astype(np.float32)
     flat = grey - gaussian_filter(grey, (0, 12, 12))  # light falling from one side is left out
     flat = flat / (flat.std((1, 2), keepdims=True) + 1e-6)
-    patch = _cells(flat) / HOG_CELL**2
+    patch = _sum_cells(flat) / HOG_CELL**2
     change = np.abs(np.diff(flat, axis=0, prepend=flat[:1]))
-    rows = [_hog(flat), patch.reshape(len(flat), -1), _bands(change)]
-    return np.concatenate(rows, axis=1).astype(np.float32)
+    bands = np.array_split(change, MOTION_BANDS, axis=1)  # brows, eyes, nose and mouth move in different ones
+    motion = np.stack([band.mean((1, 2)) for band in bands], 1)
+    return np.concatenate([_compute_hog(flat), patch.reshape(len(flat), -1), motion], axis=1).astype(np.float32)
 
 
-def audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def describe_audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Loudness, pitch, voicing and timbre of the active parts of a sound, every 10 ms.
 
     Parameters
@@ -124,30 +131,59 @@ def audio(sound: np.ndarray, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     return np.concatenate([rows, share], axis=1)[active].astype(np.float32)
 
 
-def _grid(values: np.ndarray, statistic=np.mean) -> np.ndarray:
-    """A statistic of each of 3 x 3 parts: (F, 9)."""
+DESCRIPTORS = {"scene": describe_scene, "face": describe_face, "audio": describe_audio}
+
+
+def load(request: Request) -> Encoder:
+    """Load the descriptors of a branch as an encoder.
+
+    Raises
+    ------
+    EcmfError
+        No descriptors exist for the branch, or layers other than `last` were asked for.
+    """
+    if request.branch not in DESCRIPTORS or request.layers != "last":
+        raise EcmfError(
+            f"encoder 'classical' with layers={request.layers!r} does not exist for branch {request.branch!r}; "
+            f"it describes {', '.join(DESCRIPTORS)} and has layers=last only"
+        )
+    return Encoder(
+        name=request.name,
+        branch=request.branch,
+        modality=request.modality,
+        layers=request.layers,
+        revision=f"v{VERSION}",
+        run=partial(describe_all, branch=request.branch),
+        sample_rate=SAMPLE_RATE if request.branch == "audio" else None,
+        portable=True,
+    )
+
+
+def describe_all(inputs: list[np.ndarray], branch: str) -> list[np.ndarray]:
+    """Describe each input of a branch: rows float32 (T, D)."""
+    return [DESCRIPTORS[branch](value) for value in inputs]
+
+
+def _summarise_grid(values: np.ndarray, statistic=np.mean) -> np.ndarray:
+    """Compute a statistic of each of 3 x 3 parts of images (F, H, W): (F, 9)."""
     parts = [
-        statistic(cell, axis=(1, 2))
+        statistic(part, axis=(1, 2))
         for row in np.array_split(values, GRID, axis=1)
-        for cell in np.array_split(row, GRID, axis=2)
+        for part in np.array_split(row, GRID, axis=2)
     ]
     return np.stack(parts, axis=1)
 
 
-def _histogram(values: np.ndarray, bins: int, low: float, high: float) -> np.ndarray:
-    return np.stack([np.histogram(row, bins, (low, high))[0] / row.size for row in values])
-
-
-def _orientation(across: np.ndarray, down: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Share of edges in each direction: (F, bins)."""
+def _share_directions(across: np.ndarray, down: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Compute which share of the edges runs in each direction: (F, HOG_BINS)."""
     angle = (np.arctan2(down, across) % np.pi) / np.pi * HOG_BINS
-    bins = np.minimum(angle.astype(int), HOG_BINS - 1)
-    shares = [np.sum(weight * (bins == one), axis=(1, 2)) for one in range(HOG_BINS)]
+    direction = np.minimum(angle.astype(int), HOG_BINS - 1)
+    shares = [np.sum(weight * (direction == k), axis=(1, 2)) for k in range(HOG_BINS)]
     return np.stack(shares, 1) / (weight.sum((1, 2))[:, None] + 1e-6)
 
 
-def _middle(edge: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """Where edges lie, how they spread and lean: place, size and tilt of a figure, (F, 5)."""
+def _locate_edges(edge: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Measure where edges lie, how they spread and how they lean: place, size and tilt of a figure, (F, 5)."""
     rows, columns = np.mgrid[0 : edge.shape[1], 0 : edge.shape[2]] / edge.shape[1]
     total = edge.sum((1, 2)) + 1e-6
     y, x = (edge * rows).sum((1, 2)) / total, (edge * columns).sum((1, 2)) / total
@@ -157,31 +193,29 @@ def _middle(edge: np.ndarray, across: np.ndarray) -> np.ndarray:
     return np.stack([y, x, spread_y, spread_x, lean], 1)
 
 
-def _hog(images: np.ndarray) -> np.ndarray:
-    """Histograms of oriented gradients (Dalal and Triggs 2005), normalised among neighbours."""
+def _compute_hog(images: np.ndarray) -> np.ndarray:
+    """Compute histograms of oriented gradients (Dalal and Triggs 2005), normalised among neighbours.
+
+    Images (F, H, W) give float32 (F, H / 8 * W / 8 * HOG_BINS).
+    """
     down, across = np.gradient(images, axis=(1, 2))
     size = np.hypot(down, across)
     angle = (np.arctan2(down, across) % np.pi) / np.pi * HOG_BINS
     low = np.floor(angle).astype(int)
     share = angle - low  # a gradient between two directions counts for both
-    cells = np.zeros((*_cells(size).shape, HOG_BINS), np.float32)
-    for one in range(HOG_BINS):
-        near = (low % HOG_BINS == one) * (1 - share) + ((low + 1) % HOG_BINS == one) * share
-        cells[..., one] = _cells(size * near)
+    cells = np.zeros((*_sum_cells(size).shape, HOG_BINS), np.float32)
+    for k in range(HOG_BINS):
+        near = (low % HOG_BINS == k) * (1 - share) + ((low + 1) % HOG_BINS == k) * share
+        cells[..., k] = _sum_cells(size * near)
     energy = uniform_filter(np.square(cells).sum(-1), (0, 3, 3))
     return (cells / (np.sqrt(energy)[..., None] + 1e-3)).reshape(len(images), -1)
 
 
-def _cells(values: np.ndarray) -> np.ndarray:
-    """Sum over square cells: (F, H, W) to (F, H / 8, W / 8)."""
-    count, height, width = values.shape
-    parts = values.reshape(count, height // HOG_CELL, HOG_CELL, width // HOG_CELL, HOG_CELL)
-    return parts.sum((2, 4))
-
-
-def _bands(change: np.ndarray) -> np.ndarray:
-    """Motion of brows, eyes, nose and mouth: the mean change in eight horizontal bands."""
-    return np.stack([band.mean((1, 2)) for band in np.array_split(change, 8, axis=1)], 1)
+def _sum_cells(values: np.ndarray) -> np.ndarray:
+    """Sum over square cells of 8 pixels: (F, H, W) to (F, H / 8, W / 8)."""
+    n_images, height, width = values.shape
+    cells = values.reshape(n_images, height // HOG_CELL, HOG_CELL, width // HOG_CELL, HOG_CELL)
+    return cells.sum((2, 4))
 
 
 def _windows(sound: np.ndarray, sample_rate: int) -> np.ndarray:

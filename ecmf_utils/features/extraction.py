@@ -40,7 +40,7 @@ def encode_all(
         job = partial(encode_row, encoder=encoder, read_input=read_input, how=how)
         yield from parallel.parallel_map(job, todo, n_workers, chunk=2)
         return
-    job = partial(read_row, read_input=read_input, encoder=encoder.without_model())
+    job = partial(read_row, read_input=read_input, encoder=encoder.drop_model())
     setup = pretrained.mend_torchvision if encoder.prepare else None
     inputs = parallel.parallel_map(job, todo, n_workers, setup, ahead=part)
     most = FULL_BATCHES * encoder.batches.budget if encoder.batches else None
@@ -90,7 +90,7 @@ def read_row(
     except Exception as error:  # a decoder may raise anything; the clip's row tells what it was
         return start | _failed("unreadable", error), None
     try:
-        ready = encoder.ready(given)
+        ready = encoder.prepare_input(given)
     except MediaError as error:
         return start | _fate(error), None
     except Exception as error:  # a model's own preprocessing may too

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from filelock import FileLock
 
-from ecmf_utils.encoders.loading import pooled_dim
+from ecmf_utils.encoders.loading import compute_pooled_dim
 from ecmf_utils.files import (
     SCHEMA_VERSION,
     EcmfError,
@@ -64,7 +64,7 @@ class Store:
     def __init__(self, branch_folder: Path, frame_dim: int, recipe: dict[str, Any], shard: int, n_shards: int) -> None:
         self.recipe, self.level, self.n_shards = recipe, recipe["level"], n_shards
         self.folder = branch_folder / make_slug(recipe) / self.level
-        self.loaded_dim = pooled_dim(frame_dim, recipe["pooling"])
+        self.loaded_dim = compute_pooled_dim(frame_dim, recipe["pooling"])
         self.dim = self.loaded_dim if self.level == "utterance" else frame_dim
         self.key = digest(recipe)
         self.path = self.folder / shard_name(shard, n_shards, ENDING)

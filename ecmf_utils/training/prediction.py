@@ -71,7 +71,7 @@ def encode_clip(
         chosen = features.read_selected(profile, branch)
         name = files.named(branch)[0]
         row, reader = _reader(one, profile, name, chosen["recipe"], labels, base_url, allow_remote)
-        model = loading.again(chosen["recipe"], name, device)
+        model = loading.load_from_recipe(chosen["recipe"], name, device)
         made = extraction.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])

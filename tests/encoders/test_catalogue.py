@@ -212,7 +212,7 @@ def test_a_package_that_is_not_installed_is_not_here(monkeypatch):
 
 @pytest.mark.parametrize("branch", ["", *profiles.BRANCHES])
 def test_the_table_fits_a_terminal(branch):
-    lines = catalogue.table(catalogue.list_encoders(branch)).splitlines()
+    lines = catalogue.format_table(catalogue.list_encoders(branch)).splitlines()
     assert max(map(len, lines)) <= 120
     assert any("--set" in line for line in lines) and any("hf:DIR" in line for line in lines)
 
@@ -258,11 +258,11 @@ def test_notebooks_without_the_parameter_are_left_out(home, monkeypatch):
 def test_the_page_shows_the_list():
     page = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
     shown = catalogue.TABLES.search(page)[0].strip()
-    assert shown == catalogue.markdown(), "run: .venv/bin/python -m ecmf_utils.encoders.catalogue"
+    assert shown == catalogue.format_markdown(), "run: .venv/bin/python -m ecmf_utils.encoders.catalogue"
 
 
 def test_every_row_is_on_the_page_once(rows):
-    lines = [line for line in catalogue.markdown().splitlines() if line.startswith("| `")]
+    lines = [line for line in catalogue.format_markdown().splitlines() if line.startswith("| `")]
     assert sorted(line.split("`")[1] for line in lines) == sorted(rows["name"])
     assert not pd.Series(lines).str.contains("nan|<NA>").any()
 
@@ -270,9 +270,9 @@ def test_every_row_is_on_the_page_once(rows):
 def test_a_page_is_written_again_between_its_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- tables -->\nstale lines\n<!-- end of tables -->\nafter\n")
-    catalogue.main(page)
+    catalogue.write_page(page)
     once = page.read_text()
-    catalogue.main(page)
+    catalogue.write_page(page)
     assert page.read_text() == once and "minilm" in once and "stale" not in once
     assert once.startswith("before\n") and once.endswith("after\n")
 
@@ -281,5 +281,5 @@ def test_a_page_without_marks_stays_as_it_is(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("nothing here\n")
     with pytest.raises(EcmfError, match="page.md.*<!-- tables -->"):
-        catalogue.main(page)
+        catalogue.write_page(page)
     assert page.read_text() == "nothing here\n"

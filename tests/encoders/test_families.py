@@ -179,7 +179,7 @@ def test_padding_changes_a_model_with_group_normalisation_so_it_is_never_padded(
     import torch
 
     encoder = load(folders, "hubert")
-    ready = [encoder.ready(sound) for sound in SOUNDS]
+    ready = [encoder.prepare_input(sound) for sound in SOUNDS]
     seen = []
     forward = encoder.batches.forward
     encoder.batches.forward = lambda items: seen.append({len(item) for item in items}) or forward(items)
@@ -239,7 +239,7 @@ def test_long_sound_is_encoded_in_windows_that_overlap(folders):
     sound = RNG.normal(0, 0.1, 16000 * 5).astype(np.float32)
     whole = load(folders, "hubert-large").encode([sound])[0]
     cut = load(folders, "hubert-large", window_s=2.0, overlap_s=0.5)
-    rows, ready = cut.encode([sound])[0], cut.ready(sound)
+    rows, ready = cut.encode([sound])[0], cut.prepare_input(sound)
     assert ready.problem == "sound_windows" and len(ready.items) == 3 and max(ready.sizes) == 32000
     assert abs(len(rows) - len(whole)) <= 2 * len(ready.items)
     cosine = (
@@ -266,7 +266,7 @@ def test_whisper_hears_no_more_than_its_window(folders):
 
 @pytest.mark.parametrize(("n", "size", "overlap"), [(100, 30, 10), (31, 30, 10), (50, 30, 10), (51, 30, 10), (7, 3, 0)])
 def test_windows_cover_every_sample_once(n, size, overlap):
-    spans, keep = towers.windows(n, size, overlap)
+    spans, keep = towers.cut_windows(n, size, overlap)
     kept = [(a + lo * (b - a), a + hi * (b - a)) for (a, b), (lo, hi) in zip(spans, keep, strict=True)]
     assert kept[0][0] == 0 and kept[-1][1] == n
     assert all(one[1] == pytest.approx(two[0]) for one, two in zip(kept, kept[1:], strict=False))
@@ -351,22 +351,22 @@ def test_half_precision_that_is_too_far_off_is_refused(folders, monkeypatch):
 
 
 def test_a_wrong_layer_is_noticed(folders, monkeypatch):
-    right = inference.combine
-    monkeypatch.setattr(inference, "combine", lambda states, layers: right(states[:-1], layers))
+    right = inference.combine_layers
+    monkeypatch.setattr(inference, "combine_layers", lambda states, layers: right(states[:-1], layers))
     for family in ("bert", "hubert", "clip", "timm"):
         with pytest.raises((AssertionError, files.EcmfError)):
             test_rows_equal_a_forward_pass_of_each_clip_alone(folders, family, "sum-last-2")
 
 
 def test_padding_that_is_not_masked_is_noticed(folders, monkeypatch):
-    right = inference.hidden_states
+    right = inference.read_hidden_states
 
     def unmasked(model, layers, **inputs):
         if "attention_mask" in inputs:
             inputs["attention_mask"] = inputs["attention_mask"] * 0 + 1
         return right(model, layers, **inputs)
 
-    monkeypatch.setattr(pretrained, "hidden_states", unmasked)
+    monkeypatch.setattr(pretrained, "read_hidden_states", unmasked)
     for family in ("bert", "roberta", "xlm-roberta", "hubert-large", "wavlm-large"):
         with pytest.raises(AssertionError):
             test_rows_equal_a_forward_pass_of_each_clip_alone(folders, family, "last")

@@ -81,7 +81,7 @@ def test_the_face_descriptor_ignores_brightness_but_not_expression():
     dim = (face * 0.7).astype(np.uint8)
     smiling = face.copy()
     smiling[:, 65:75, 30:40] = smiling[:, 65:75, 72:82] = 60
-    plain, dark, other = (classical.face(one).mean(0) for one in (face, dim, smiling))
+    plain, dark, other = (classical.describe_face(one).mean(0) for one in (face, dim, smiling))
     assert np.linalg.norm(plain - dark) < 0.2 * np.linalg.norm(plain - other)
 
 
@@ -89,12 +89,12 @@ def test_the_face_descriptor_ignores_brightness_but_not_expression():
 def test_the_pitch_of_a_voice_is_found(hz):
     time = np.arange(16000) / 16000
     tone = sum(np.sin(2 * np.pi * hz * k * time) / k for k in range(1, 6)).astype(np.float32)
-    octaves = classical.audio(tone * 0.1)[:, -3]
+    octaves = classical.describe_audio(tone * 0.1)[:, -3]
     assert abs(100 * 2 ** np.median(octaves) - hz) < 0.04 * hz
 
 
 def test_louder_sound_has_a_higher_level_and_the_same_timbre():
-    quiet, loud = (classical.audio(SOUNDS[1] * gain).mean(0) for gain in (0.1, 1.0))
+    quiet, loud = (classical.describe_audio(SOUNDS[1] * gain).mean(0) for gain in (0.1, 1.0))
     assert abs(loud[-6] - quiet[-6] - 20) < 0.5
     assert np.allclose(loud[:24], quiet[:24], atol=0.05)
 
@@ -102,8 +102,8 @@ def test_louder_sound_has_a_higher_level_and_the_same_timbre():
 def test_a_moving_scene_differs_from_a_still_one():
     still = np.repeat(FRAMES[0][:1], 4, axis=0)
     moving = np.stack([np.roll(still[0], 9 * i, axis=1) for i in range(4)])
-    assert np.abs(classical.scene(still)[:, 45:54]).max() < 1e-6
-    assert classical.scene(moving)[1:, 45:54].mean() > 0.02
+    assert np.abs(classical.describe_scene(still)[:, 45:54]).max() < 1e-6
+    assert classical.describe_scene(moving)[1:, 45:54].mean() > 0.02
 
 
 # ---- pooling
@@ -114,7 +114,7 @@ def test_pooling_joins_rows_to_one_vector():
     assert loading.pool(rows, "mean").tolist() == [2, 10]
     assert loading.pool(rows, "max").tolist() == [3, 10]
     assert loading.pool(rows, "mean+std").tolist() == [2, 10, 1, 0]
-    assert loading.pooled_dim(7, "mean+std") == 14
+    assert loading.compute_pooled_dim(7, "mean+std") == 14
 
 
 def test_an_unknown_pooling_lists_the_known_ones():
@@ -360,14 +360,14 @@ def test_what_was_fetched_once_is_found_without_the_hub(hub_server, tmp_path, mo
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     name = f"/api/models/some/good{f'/revision/{revision}' if revision else ''}"
     monkeypatch.setitem(ANSWERS, name, (200, {}, {"id": "some/good", "sha": COMMIT}))
-    assert pretrained.find("hf", "some/good", revision) == ("some/good", COMMIT, COMMIT)
+    assert pretrained.find_model("hf", "some/good", revision) == ("some/good", COMMIT, COMMIT)
     files = tmp_path / "models--some--good" / "snapshots" / COMMIT  # as a download leaves them
     files.mkdir(parents=True)
     (files / "config.json").write_text("{}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert pretrained.find("hf", "some/good", revision).commit == COMMIT
+    assert pretrained.find_model("hf", "some/good", revision).commit == COMMIT
     with pytest.raises(EcmfError, match="HF_HUB_OFFLINE is set"):
-        pretrained.find("hf", "some/good", "v2")
+        pretrained.find_model("hf", "some/good", "v2")
 
 
 def test_a_model_in_the_cache_is_loaded_from_there(bert, tmp_path, monkeypatch):
@@ -378,35 +378,35 @@ def test_a_model_in_the_cache_is_loaded_from_there(bert, tmp_path, monkeypatch):
     for module in (huggingface_hub.constants, huggingface_hub.file_download.constants):
         monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert pretrained.find("hf", "some/model") == ("some/model", COMMIT, COMMIT)
-    assert pretrained.find("timm", "some/model", COMMIT).revision == COMMIT
+    assert pretrained.find_model("hf", "some/model") == ("some/model", COMMIT, COMMIT)
+    assert pretrained.find_model("timm", "some/model", COMMIT).revision == COMMIT
 
 
 def test_the_hash_of_a_folder_covers_what_decides_vectors(bert, tmp_path):
     copy = shutil.copytree(bert, tmp_path / "copy")
-    first = pretrained.find("hf", str(copy)).revision
+    first = pretrained.find_model("hf", str(copy)).revision
     (copy / "README.md").write_text("about")
-    assert pretrained.find("hf", str(copy)).revision == first
+    assert pretrained.find_model("hf", str(copy)).revision == first
     for name in ("tokenizer_config.json", "preprocessor_config.json", "own.py"):
-        before = pretrained.find("hf", str(copy)).revision
+        before = pretrained.find_model("hf", str(copy)).revision
         (copy / name).write_text("{}")
-        assert pretrained.find("hf", str(copy)).revision != before
+        assert pretrained.find_model("hf", str(copy)).revision != before
 
 
 def test_a_corpus_is_not_continued_with_other_weights(tmp_path):
     name = untrained.save("bert", tmp_path)
     recipe = encoders.load(name, "text", layers="layer-2", max_tokens=9).recipe
-    assert loading.again(recipe, "text").recipe == recipe
+    assert loading.load_from_recipe(recipe, "text").recipe == recipe
     untrained.save("bert", tmp_path, seed=1)
     with pytest.raises(EcmfError, match="was encoded with revision local-.*, here is local-.*encode the corpus again"):
-        loading.again(recipe, "text")
+        loading.load_from_recipe(recipe, "text")
 
 
 def test_a_model_that_is_never_the_same_twice_is_refused(bert, monkeypatch):
     import torch
 
-    right = inference.hidden_states
-    monkeypatch.setattr(pretrained, "hidden_states", lambda *a, **k: torch.randn_like(right(*a, **k)))
+    right = inference.read_hidden_states
+    monkeypatch.setattr(pretrained, "read_hidden_states", lambda *a, **k: torch.randn_like(right(*a, **k)))
     with pytest.raises(EcmfError, match="another vector every time"):
         encoders.load(f"hf:{bert}", "text")
 
