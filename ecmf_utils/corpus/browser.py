@@ -50,7 +50,7 @@ def is_live() -> bool:
 def browse_clips(
     clips: pd.DataFrame, labels: Sequence[str], media_in_reports: str, n_static: int = 5
 ) -> ClipBrowser | ClipTable | Note:
-    """Filters, a list and a player in JupyterLab (see `is_live`), otherwise a table of `n_static` clips.
+    """Filters, a list and a player in JupyterLab (see `is_live`), otherwise a table of a few clips.
 
     Parameters
     ----------
@@ -62,6 +62,13 @@ def browse_clips(
         What the table shows. The player shows everything to whoever sits before it, but nothing of it can
         be saved: pictures, sound and words go to the browser as messages and are never part of an output
         or of the widgets' state. Only with `full` does the list name the first words of each clip.
+    n_static : int
+        Clips of the table.
+
+    Returns
+    -------
+    ClipBrowser, ClipTable or Note
+        Something to show; a note where there are no clips.
     """
     table = ClipTable(clips, media_in_reports, n_static)
     if not len(clips):

@@ -47,7 +47,7 @@ class Corpus:
         Known for a generated corpus only.
     label_map, shared : DataFrame
         What became of each label, and what is shared across splits or folds.
-    found : Findings
+    findings : Findings
         What is wrong in the files.
     facts : dict
         `corpus.json`: kind, untrained (why nothing can be learned, "" otherwise), merged_groups,
@@ -59,7 +59,7 @@ class Corpus:
     truth: pd.DataFrame | None
     label_map: pd.DataFrame
     shared: pd.DataFrame
-    found: Findings
+    findings: Findings
     facts: dict[str, Any]
 
 
@@ -68,10 +68,17 @@ def build(profile: str, settings: Mapping[str, Any], import_features: Callable[.
 
     Parameters
     ----------
+    profile : str
+        Under which name to write.
     settings : mapping
         The parameters of `00_start_here`.
     import_features : callable
         `features.import_features`, for the branches that `settings["features"]` names.
+
+    Returns
+    -------
+    Corpus
+        What was made and written.
 
     Raises
     ------
@@ -132,7 +139,7 @@ def _write(profile: str, made: Corpus, settings: Mapping[str, Any]) -> None:
     write_parquet(made.folds, folder / "folds.parquet", fold_facts)
     write_parquet(made.label_map, folder / "label_map.parquet")
     write_parquet(made.shared, folder / "leakage.parquet")
-    write_parquet(made.found.frame(), folder / "findings.parquet")
+    write_parquet(made.findings.frame(), folder / "findings.parquet")
     write_json(folder / "corpus.json", made.facts)
     if settings["kind"] != profiles.GENERATED and profile in profiles.profile_names():
         profiles.remember(profile, settings)

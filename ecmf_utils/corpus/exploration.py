@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ecmf_utils.files import EcmfError, data_dir, read_parquet
+from ecmf_utils.files import EcmfError, data_dir, read_parquet, write_json
 from ecmf_utils.media import SAMPLE_RATE, frame_times, read_audio, read_frames
 from ecmf_utils.media.reading import MediaError
 from ecmf_utils.media.sound import FLOOR, WINDOW, find_speech, measure_levels
@@ -29,6 +30,103 @@ REPEATED = {"text": "transcripts", "content_hash": "media files", "group": "grou
 # ---- media of a sample
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What `measure_sample` returns.
+
+    Attributes
+    ----------
+    words : DataFrame
+        Script and length of the transcript of every clip, see `count_words`.
+    clips : DataFrame
+        The clips of the sample: `clip_id`, `label`, `duration_s`, `script`, the columns of `measure_clips`, `rate`
+        (words or characters per second of speech) and `share` (speech, % of the clip).
+    names : dict
+        Column of `clips` to its name with unit.
+    note : Note
+        How many clips were measured, of how many.
+    summary : DataFrame or Note
+        Clips, mean, standard deviation, least, median and largest value of each measure.
+    """
+
+    words: pd.DataFrame
+    clips: pd.DataFrame
+    names: dict[str, str]
+    note: Note
+    summary: pd.DataFrame | Note
+
+
+def measure_sample(clips: pd.DataFrame, n: int, seed: int = 0, n_workers: int = 0) -> Measures:
+    """Measure sound, speech and pictures of a random sample of clips.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    n : int
+        Clips of the sample, at most.
+    seed : int
+        Of the sample.
+    n_workers : int
+        Processes; 0: as many as there are processors.
+
+    Returns
+    -------
+    Measures
+        The words of all clips, and the measures of the sample.
+    """
+    words = count_words(clips)
+    sample = sample_clips(clips, n, seed)
+    measured = sample[["clip_id", "label", "duration_s"]].merge(measure_clips(sample, n_workers), on="clip_id")
+    measured["rate"] = measure_speech_rates(words, measured)
+    measured["share"] = (100 * measured["speech_s"] / measured["duration_s"]).clip(upper=100)
+    measured["script"] = measured["clip_id"].map(words.set_index("clip_id")["script"])
+    names = {
+        "loudness_dbfs": "loudness (dBFS)",
+        "snr_db": "signal to noise (dB)",
+        "speech_s": "speech (s)",
+        "rate": f"{choose_unit(words['script'])} per second of speech",
+        "brightness": "brightness (0–255)",
+        "motion": "motion (grey levels between frames)",
+    }
+    probed = int(clips["duration_s"].notna().sum())
+    note = f"Measured: {len(sample):,} clips, drawn at random from {probed:,} probed ones of {len(clips):,} in all."
+    return Measures(words, measured, names, Note(note), describe_measures(measured, names))
+
+
+def save_summary(profile: str, clips: pd.DataFrame, measures: Measures) -> dict[str, Any]:
+    """Write `data/<profile>/explore/summary.json`: a corpus in a few numbers.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus it is.
+    clips : DataFrame
+        The manifest.
+    measures : Measures
+        Of `measure_sample`.
+
+    Returns
+    -------
+    dict
+        What was written.
+    """
+    summary = {
+        "clips": len(clips),
+        "hours": round(clips["duration_s"].sum() / 3600, 3),
+        "speakers": clips["speaker"].nunique(),
+        "labelled": int(clips["label"].notna().sum()),
+        "with_problems": int(clips["problem"].notna().sum()),
+        "shared_transcripts": int(count_repeated(clips).loc["transcripts", "in train and test"]),
+        "groups": clips["group"].nunique(),
+        "probed": int(clips["duration_s"].notna().sum()),
+        "measured": len(measures.clips),
+        "scripts": ", ".join(measures.words["script"].value_counts().index[:3]),
+    }
+    write_json(data_dir(profile) / "explore" / "summary.json", summary)
+    return summary
+
+
 def sample_clips(clips: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """At most `n` usable clips whose media were probed, drawn at random, in the order of their names."""
     media = clips[["video", "audio"]].notna().any(axis=1)
@@ -43,12 +141,14 @@ def measure_clips(clips: pd.DataFrame, n_workers: int = 0) -> pd.DataFrame:
     ----------
     clips : DataFrame
         Rows of the manifest.
+    n_workers : int
+        Processes; 0: as many as there are processors.
 
     Returns
     -------
     DataFrame
         `clip_id`, `loudness_dbfs` (root mean square, dB full scale), `snr_db` (loud against quiet 25 ms
-        windows, a rough estimate), `speech_s` (seconds of windows that `speech_windows` takes for
+        windows, a rough estimate), `speech_s` (seconds of windows that `find_speech` takes for
         speech), `brightness` (mean grey level, 0–255), `motion` (mean absolute grey difference between
         five evenly spaced frames); NaN where the stream is missing.
     """
@@ -101,7 +201,18 @@ def _pictures(frames: np.ndarray) -> dict[str, float]:
 
 
 def describe_splits(clips: pd.DataFrame) -> pd.DataFrame:
-    """One row a split: clips, labelled, groups and how uneven they are, speakers, minutes."""
+    """One row a split: clips, labelled, groups and how uneven they are, speakers, minutes.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame
+        Index split, all clips first; text to show.
+    """
     rows = {"all": clips} | {name: clips[clips["split"] == name] for name in SPLITS if (clips["split"] == name).any()}
     return pd.DataFrame({name: _counts(part) for name, part in rows.items()}).T
 
@@ -121,7 +232,18 @@ def _counts(clips: pd.DataFrame) -> dict[str, str]:
 
 
 def count_missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
-    """How many clips of each split lack a picture, a sound, a transcript, a label: rows that are all 0 left out."""
+    """How many clips of each split lack a picture, a sound, a transcript or a label.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index what is missing, as far as any clip lacks it; a column for each split. A note where nothing is missing.
+    """
     usable, media = clips["status"] != "failed", clips[["video", "audio"]].notna().any(axis=1)
     probed = clips["duration_s"].notna()
     lacks = {
@@ -146,7 +268,18 @@ def count_missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
 
 
 def list_problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
-    """How often each problem occurs, what it means, and the first clips that have it."""
+    """How often each problem occurs, what it means, and the first clips that have it.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index problem. A note where no clip has one.
+    """
     counts = count_problems(clips)
     if counts.empty:
         return Note("No clip has a problem.")
@@ -157,7 +290,18 @@ def list_problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
 
 
 def list_findings(profile: str) -> pd.DataFrame | Note:
-    """What was found while the corpus was read, one row a kind and file; see `findings.FINDINGS`."""
+    """What was found while the corpus was read, one row a kind and file; see `findings.FINDINGS`.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus to look at.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index code, warnings first. A note where nothing was found.
+    """
     found = read_optional(profile, "findings")
     if found is None or found.empty:
         return Note("Nothing was found to be wrong with the files of the corpus.")
@@ -170,7 +314,18 @@ def list_findings(profile: str) -> pd.DataFrame | Note:
 
 
 def list_label_changes(profile: str) -> pd.DataFrame | Note:
-    """What became of each label that the corpus uses, where any is not simply kept."""
+    """What became of each label that the corpus uses, where any is not simply kept.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus to look at.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index label of the corpus. A note where all labels were kept.
+    """
     table = read_optional(profile, "label_map")
     if table is None or (table["found"] == table["becomes"]).all():
         return Note("Every label of the corpus is one of the profile's: none was renamed or dropped.")
@@ -179,7 +334,18 @@ def list_label_changes(profile: str) -> pd.DataFrame | Note:
 
 
 def count_repeated(clips: pd.DataFrame) -> pd.DataFrame:
-    """How many transcripts, media files, groups and speakers there are, and how many are in train and test."""
+    """How many transcripts, media files, groups and speakers there are, and how many are in train and test.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame
+        Index what repeats; columns distinct, of several clips, in train and test.
+    """
     rows = {}
     for column, name in REPEATED.items():
         sizes = clips[column].value_counts()
@@ -189,7 +355,18 @@ def count_repeated(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def list_shared(profile: str) -> pd.DataFrame | Note:
-    """What is shared across splits or folds, one row a kind, with clips of the largest case of each."""
+    """What is shared across splits or folds, one row a kind, with clips of the largest case of each.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus to look at.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index kind. A note where nothing is shared, or the check has not run.
+    """
     found = read_optional(profile, "leakage")
     if found is None:
         return Note("The leakage check has not run: `ecmf run 00` makes it.")
@@ -222,7 +399,24 @@ def with_pictures(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_clips(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """Random clips with a picture: a row for each label, or where there are no labels for the largest groups."""
+    """Random clips with a picture: some of each label, or where there are no labels of the largest groups.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    labels : sequence of str
+        All labels, in the order of the result.
+    per_row : int
+        Clips of each label or group, at most.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    dict
+        Label or group to rows of the manifest.
+    """
     seen = with_pictures(clips)
     labelled = seen["label"].notna().any()
     column, names = ("label", labels) if labelled else ("group", seen["group"].value_counts().index[:6])
@@ -232,7 +426,19 @@ def draw_clips(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, see
 
 
 def choose_clip(clips: pd.DataFrame, clip_id: str = "") -> pd.Series | None:
-    """The clip of that name; without a name the first of those with most of picture, sound and words; None: no media.
+    """The clip of that name; without a name the first of those with most of picture, sound and words.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    clip_id : str
+        Name of a clip; empty: any.
+
+    Returns
+    -------
+    Series or None
+        A row of the manifest; None where no clip has media.
 
     Raises
     ------
@@ -271,6 +477,11 @@ SHORTEST_SPEECH_S = 0.3  # a rate over less than a syllable says nothing
 def count_words(clips: pd.DataFrame) -> pd.DataFrame:
     """Script and length of each transcript.
 
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
     Returns
     -------
     DataFrame
@@ -308,10 +519,24 @@ def choose_unit(scripts: pd.Series) -> str:
     return "characters" if unspaced.all() else "words or characters"
 
 
-def count_languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | Note:
-    """Transcripts by script and by the language that the manifest states; `said` as `count` gives it."""
+def count_languages(clips: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame | Note:
+    """Transcripts by script and by the language that the manifest states.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    words : DataFrame
+        Of `count_words`, for the same clips.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index script; language, clips, share, median and longest length, and what is counted. A note where no clip has a
+        transcript.
+    """
     stated = clips["language"].fillna("not stated").to_numpy(object)
-    known = said.assign(language=stated).dropna(subset=["script"])
+    known = words.assign(language=stated).dropna(subset=["script"])
     if known.empty:
         return Note("No clip has a transcript.")
     table = known.groupby(["script", "language"], as_index=False).agg(
@@ -323,10 +548,10 @@ def count_languages(clips: pd.DataFrame, said: pd.DataFrame) -> pd.DataFrame | N
     return table.sort_values("clips", ascending=False).head(12).set_index("script").rename_axis(None)
 
 
-def measure_speech_rates(said: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
+def measure_speech_rates(words: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
     """Words (or characters) per second of estimated speech of the measured clips, NaN where either is unknown.
 
-    `said` as `count` gives it, `measured` as `corpus.measure_clips` does; rows are in the order of `measured`.
+    `words` as `count_words` gives it, `measured` as `measure_clips` does; rows are in the order of `measured`.
     """
-    length = measured["clip_id"].map(said.set_index("clip_id")["length"])
+    length = measured["clip_id"].map(words.set_index("clip_id")["length"])
     return length / measured["speech_s"].where(measured["speech_s"] >= SHORTEST_SPEECH_S)

@@ -96,7 +96,23 @@ def validate(clips: pd.DataFrame, labels: list[str], where: str) -> pd.DataFrame
 
 
 def read_clips(profile: str) -> pd.DataFrame:
-    """All clips of a profile, one row each, in the manifest's order."""
+    """All clips of a profile, one row each, in the manifest's order.
+
+    Parameters
+    ----------
+    profile : str
+        Whose clips to read.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `clips.parquet`.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 00 has not run.
+    """
     return read_parquet(data_dir(profile) / "clips.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
 
 
@@ -107,7 +123,17 @@ def read_truth(profile: str) -> pd.DataFrame | None:
 
 
 def read_folds(profile: str) -> pd.DataFrame:
-    """The outer fold of each training clip: columns `clip_id`, `fold`.
+    """The outer fold of each training clip.
+
+    Parameters
+    ----------
+    profile : str
+        Whose folds to read.
+
+    Returns
+    -------
+    DataFrame
+        Columns `clip_id` and `fold` (0, 1, …).
 
     Raises
     ------

@@ -75,6 +75,11 @@ def make_face_recipe(
         Times the searched frame is doubled before detection, for faces under 80 pixels.
     aligned : bool
         Turn and scale crops by 5 points, where the `landmarks` extra is installed.
+
+    Returns
+    -------
+    dict
+        The parameters, the detector, `alignment` (5-point or box) and the version.
     """
     points = "5-point" if aligned and landmark_file() else "box"
     return {
@@ -98,7 +103,7 @@ def detect_in_clip(path: Path | str, **settings: Any) -> tuple[list[dict[str, An
     ----------
     path : Path
     **settings
-        Those of `recipe`.
+        Those of `make_face_recipe`.
 
     Returns
     -------
@@ -149,15 +154,23 @@ def _sample(path: Path | str, info: dict[str, Any], how: dict[str, Any]) -> tupl
 def detect_faces(
     clips: pd.DataFrame, profile: str, n_workers: int = 0, shard: int = 0, n_shards: int = 1, **settings: Any
 ) -> pd.DataFrame:
-    """Run `detect` over a corpus and write `faces/faces.parquet` and `faces/crops/<clip>.npz`.
+    """Find the main face of every clip of a corpus; write `faces/faces.parquet` and `faces/crops/<clip>.npz`.
 
     A clip is detected again only when its content or the recipe changed, so an interrupted run goes
     on where it stopped. A clip that fails gets a row with status `failed` and its problem.
 
     Parameters
     ----------
+    clips : DataFrame
+        The manifest.
+    profile : str
+        Whose faces they are.
+    n_workers : int
+        Processes; 0: as many as there are processors.
     shard, n_shards : int
         Only this part of the clips, into a table of its own; the last part to end writes the whole one.
+    **settings
+        Those of `make_face_recipe`.
 
     Returns
     -------
@@ -176,22 +189,43 @@ def detect_faces(
 
 
 def read_faces(profile: str) -> pd.DataFrame:
-    """The table of `faces.parquet`."""
-    return read_face_table(_folder(profile))
+    """The table of `faces.parquet`.
 
-
-def summarise_faces(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a clip, index `clip_id`, from the table of `faces.parquet`.
+    Parameters
+    ----------
+    profile : str
+        Whose faces to read.
 
     Returns
     -------
     DataFrame
-        `state` (face / none / failed), `problem`, `frames` with the main face, their `share` of the
+        One row for each face and sampled frame, and one for each clip without a face.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 20 has not run, or a shard is missing.
+    """
+    return read_face_table(_folder(profile))
+
+
+def summarise_faces(faces: pd.DataFrame) -> pd.DataFrame:
+    """One row a clip, from the table of `faces.parquet`.
+
+    Parameters
+    ----------
+    faces : DataFrame
+        Of `detect_faces` or `read_faces`.
+
+    Returns
+    -------
+    DataFrame
+        Index `clip_id`; `state` (face / none / failed), `problem`, `frames` with the main face, their `share` of the
         sampled ones, `people`, and the mean `quality` and width `w` (px) of the main face.
     """
-    main = found[(found["status"] == "ok") & (found["track"] == 0)]
+    main = faces[(faces["status"] == "ok") & (faces["track"] == 0)]
     means = main.groupby("clip_id").agg(frames=("frame", "count"), quality=("quality", "mean"), w=("w", "mean"))
-    first = found.drop_duplicates("clip_id").set_index("clip_id")
+    first = faces.drop_duplicates("clip_id").set_index("clip_id")
     state = first["status"].map({"ok": "face", "missing": "none", "failed": "failed"})
     table = first[["problem", "people", "n_sampled"]].assign(state=state).join(means)
     share = table["frames"].fillna(0) / table["n_sampled"].astype(float)
@@ -199,13 +233,49 @@ def summarise_faces(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_face_recipe(profile: str) -> dict[str, Any]:
-    """The recipe of the stored crops and its hash, for the recipe of what is computed from them."""
+    """The recipe of the stored crops, for the recipe of what is computed from them.
+
+    Parameters
+    ----------
+    profile : str
+        Whose crops they are.
+
+    Returns
+    -------
+    dict
+        `recipe`, and its hash `recipe_hash`.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 20 has not run, or a shard is missing.
+    """
     read_faces(profile)
     return parquet_metadata(_folder(profile) / WHOLE)
 
 
 def read_crops(profile: str, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Crops uint8 (F, size, size, 3) of the main face, and their times (F,) in seconds."""
+    """Crops of the main face of a clip.
+
+    Parameters
+    ----------
+    profile : str
+        Whose crops to read.
+    clip_id : str
+        Name of the clip.
+
+    Returns
+    -------
+    crops : uint8 (F, size, size, 3)
+        RGB; F is 0 where there is no face.
+    times : float array (F,)
+        Seconds from the start of the clip.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 20 has not run.
+    """
     path = _crops_path(profile, clip_id)
     if not path.exists():
         raise EcmfError(f"{show(path)} is missing: run 20_detect_faces first")
