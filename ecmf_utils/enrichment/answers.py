@@ -15,7 +15,7 @@ from ecmf_utils.progress import track
 
 from . import language_models
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 1  # raise it when PROMPT changes: every transcript is then asked again
 PROMPT = (
     """You read one spoken sentence without sound or picture. Judge how the speaker feels.
 Answer with one JSON object and nothing else:
@@ -40,7 +40,20 @@ class Answer(BaseModel):
 
 
 def build_messages(text: str, labels: list[str]) -> list[dict[str, str]]:
-    """The chat that is sent for a transcript; nothing but the transcript enters it."""
+    """The chat that is sent for a transcript; nothing but the transcript enters it.
+
+    Parameters
+    ----------
+    text : str
+        The transcript.
+    labels : list of str
+        What the answer's distribution is to be over.
+
+    Returns
+    -------
+    list of dict
+        Messages with `role` and `content`.
+    """
     keys = ", ".join(f'"{label}": 0.0' for label in labels)
     return [{"role": "user", "content": PROMPT.format(keys=keys, text=text)}]
 
@@ -74,7 +87,29 @@ def parse(raw: str, labels: list[str]) -> Answer:
 
 
 def enrich(profile: str, texts: Iterable[str], labels: list[str], **whom: Any) -> pd.DataFrame:
-    """Ask a model about a corpus and write `data/<p>/enriched/answers.parquet`; see `ask`."""
+    """Ask a model about each distinct transcript of a corpus and write `data/<profile>/enriched/answers.parquet`.
+
+    Parameters
+    ----------
+    profile : str
+        Whose answers they are.
+    texts : iterable of str
+        Transcripts; empty ones are passed over.
+    labels : list of str
+        What the answer's distribution is over.
+    **whom
+        `model`, `base_url` and `allow_remote` of `ask`.
+
+    Returns
+    -------
+    DataFrame
+        The table of `ask`.
+
+    Raises
+    ------
+    EcmfError
+        The model cannot be asked, or the transcripts may not leave this machine.
+    """
     answers = ask(profile, texts, labels, **whom)
     path = data_dir(profile) / "enriched" / "answers.parquet"
     write_parquet(answers, path, {"labels": labels, **whom})
@@ -184,7 +219,20 @@ def read_answers(profile: str) -> pd.DataFrame:
 
 
 def render_answer(answer: dict[str, Any], labels: list[str]) -> str | None:
-    """The enriched text that the `context` branch encodes; None where the model gave no answer."""
+    """The enriched text that the `context` branch encodes.
+
+    Parameters
+    ----------
+    answer : dict
+        A row of the table of `enrich`.
+    labels : list of str
+        What the answer's distribution is over.
+
+    Returns
+    -------
+    str or None
+        The reading, the likely feelings and the cues; None where the model gave no answer.
+    """
     if answer.get("status") != "ok":
         return None
     shares = sorted(((answer[f"p_{label}"], label) for label in labels), reverse=True)
@@ -194,7 +242,27 @@ def render_answer(answer: dict[str, Any], labels: list[str]) -> str | None:
 
 
 def read_distributions(profile: str, clips: pd.DataFrame, labels: list[str]) -> np.ndarray:
-    """The model's distribution for each clip, shape (N, C); NaN where it gave none."""
+    """The model's distribution for each clip.
+
+    Parameters
+    ----------
+    profile : str
+        Whose answers to read.
+    clips : DataFrame (N rows)
+        Clips with their `text`.
+    labels : list of str
+        Names of the C classes.
+
+    Returns
+    -------
+    float array, shape (N, C)
+        NaN where the model gave none.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 30 has not run.
+    """
     answers = read_answers(profile).set_index("text")
     columns = [f"p_{label}" for label in labels]
     return answers.reindex(clips["text"].to_numpy(object))[columns].to_numpy(float)
