@@ -133,14 +133,19 @@ def _definers(name: str) -> list[str]:
     if _is_module(name):
         return [name]
     if _is_package(name):  # not told what is taken from it
-        return sorted(set(_door(name).values())) if "." in name else []
+        return sorted(set(_door(name).values())) if _has_door(name) else []
     base, _, attribute = name.rpartition(".")
     if _is_module(base):
         return [base]
-    if _is_package(base) and "." in base:
+    if _is_package(base) and _has_door(base):
         door = _door(base)
         return [door[attribute]] if attribute in door else sorted(set(door.values()))
     return []
+
+
+def _has_door(package: str) -> bool:
+    """Whether a package passes names on: every room does, and of the packages on top only `ecmf_bench`."""
+    return "." in package or (_path(package) / "__init__.pyi").is_file()
 
 
 @functools.cache
