@@ -11,7 +11,6 @@ from sklearn.metrics import f1_score
 from ecmf_utils import corpus, evaluation, features, models, training
 from ecmf_utils.corpus import manifest
 from ecmf_utils.evaluation import comparison, differences, official
-from ecmf_utils.features import loading
 from ecmf_utils.files import EcmfError, data_dir, write_parquet
 from ecmf_utils.models import classifier, linear, linear_fusion, registry
 from ecmf_utils.training import runs
@@ -54,7 +53,7 @@ def profile(home, monkeypatch):
             {b: 3 for b in branches},
         )
 
-    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.setattr(features, "load", load)
     manifest.save_clips("p", clips.drop(columns="shown"), LABELS)
     folds = manifest.make_folds(clips, 3)
     write_parquet(folds, data_dir("p") / "folds.parquet")
@@ -197,7 +196,7 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     planned = evaluation.plan_runs(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
     ours = {"model": "ecmf", "labels": "refined", "branches": BRANCHES}
     done = {one["key"]: [one] for one in planned} | {"ecmf": [ours]}
-    found = evaluation.pair_runs(done)
+    found = differences.pair_runs(done)
     assert {name: ours for name, (ours, _) in found.items()} == {
         "other models, given labels": "ecmf-face+audio-given",
         "other models, refined labels": "ecmf",
@@ -209,9 +208,9 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     assert found["other models, given labels"][1] == ["late-face+audio-given", *singles]
     assert found["other models, refined labels"][1] == ["late-face+audio-refined"]
     assert len(found["itself otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
-    names = {evaluation.describe_run(one, BRANCHES) for one in planned}
+    names = {comparison.describe_run(one, BRANCHES) for one in planned}
     assert {"late · all · refined", "logreg · face · given", "ecmf-no-attention · all · refined"} <= names
-    assert list(evaluation.pair_runs({"ecmf": done["ecmf"]})) == []
+    assert list(differences.pair_runs({"ecmf": done["ecmf"]})) == []
 
 
 def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
@@ -227,7 +226,7 @@ def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
 def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family():
     (late,) = evaluation.plan_runs(["late"], [], "", BRANCHES, False)
     done = {late["key"]: [late], "ecmf": [{"model": "ecmf", "labels": "refined", "branches": BRANCHES}]}
-    assert evaluation.pair_runs(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
+    assert differences.pair_runs(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
 
 
 def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
@@ -429,7 +428,7 @@ def test_a_run_on_vectors_that_have_changed_since_is_not_compared(profile, monke
             found.x["face"][at] += 1e-3
         return found
 
-    monkeypatch.setattr(loading, "load", other)
+    monkeypatch.setattr(features, "load", other)
     with pytest.raises(EcmfError, match="made from other features, labels or folds than there are now"):
         training.load_finished("p", "ecmf", BRANCHES, LABELS)
 
@@ -470,7 +469,7 @@ def test_a_pair_of_equal_runs_differs_by_nothing(profile):
     key = planned[0]["key"]
     table = training.read_predictions("p", key)
     write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
-    row = evaluation.compare_paired("p", key, ["twin"], LABELS).loc["twin"]
+    row = differences.compare_paired("p", key, ["twin"], LABELS).loc["twin"]
     assert row["difference"] == row["low"] == row["high"] == 0
 
 
@@ -490,9 +489,9 @@ def test_a_difference_that_is_the_same_in_every_draw_has_no_interval_and_no_p():
 
 
 def test_single_branches_of_a_model_are_planned_by_their_labels():
-    found = evaluation.plan_single_branches("logreg", ["face", "text"], "refined")
+    found = comparison.plan_single_branches("logreg", ["face", "text"], "refined")
     assert [one["key"] for one in found] == ["logreg-face-refined", "logreg-text-refined"]
-    assert evaluation.plan_single_branches("", ["face"], "given") == []
+    assert comparison.plan_single_branches("", ["face"], "given") == []
 
 
 def test_a_label_outside_the_label_set_is_named(profile):
@@ -511,7 +510,7 @@ def other(profile, monkeypatch):
     manifest.save_clips("q", clips, ["calm", "angry", "disgust"])
     write_parquet(manifest.make_folds(clips, 3), data_dir("q") / "folds.parquet")
     same = {"recipe_hash": "r", "slug": "encoder-a", "dim": 3}
-    monkeypatch.setattr(loading, "selected", lambda *_: same)
+    monkeypatch.setattr(features, "read_selected", lambda *_: same)
     return clips.set_index("clip_id")
 
 
@@ -540,7 +539,7 @@ def test_label_of_the_other_corpus_that_nobody_mapped_is_named(other):
 
 
 def test_branches_encoded_differently_are_refused(other, monkeypatch):
-    monkeypatch.setattr(loading, "selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
+    monkeypatch.setattr(features, "read_selected", lambda name, _: {"recipe_hash": name, "slug": name, "dim": 3})
     with pytest.raises(EcmfError, match="branch face: p has p of 3 numbers and q has q of 3"):
         training.load_problem("p", BRANCHES, LABELS, "given", "q", {"calm": "neutral", "disgust": None})
 
@@ -621,10 +620,10 @@ def test_a_run_of_50_that_failed_before_its_end_is_not_compared_with(profile):
 
 def test_the_official_protocol_is_read_back_until_something_changes(profile, monkeypatch):
     problem = training.load_problem("p", BRANCHES, LABELS, "given")
-    first = evaluation.run_official("p", problem, 0, 2)
+    first = official.run_official("p", problem, 0, 2)
     monkeypatch.setattr(official, "cross_validate", lambda *a, **k: pytest.fail("run again"))
-    again = evaluation.run_official("p", problem, 0, 2)
+    again = official.run_official("p", problem, 0, 2)
     assert np.array_equal(again.test, first.test) and again.curves == first.curves
     assert (again.reported, again.settled, again.optimism) == (first.reported, first.settled, first.optimism)
     with pytest.raises(pytest.fail.Exception, match="run again"):
-        evaluation.run_official("p", problem, 1, 2)
+        official.run_official("p", problem, 1, 2)
