@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,9 +45,16 @@ def _is_whole(row: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
     return row["model"] == OURS and row["branches"] == ours["branches"]
 
 
+class Comparison(NamedTuple):
+    """Differences between runs to show, and what the bootstrap drew; notes where there is nothing to compare."""
+
+    table: pd.DataFrame | Note
+    drawn: Note
+
+
 def compare_runs(
     profile: str, done: Mapping[str, Sequence[Mapping[str, Any]]], branches: Sequence[str], labels: Sequence[str]
-) -> pd.DataFrame | Note:
+) -> Comparison:
     """Weighted F1 of ECMF minus that of the others on the same clips, a part of the table for each of `pair_runs`.
 
     Parameters
@@ -63,16 +70,18 @@ def compare_runs(
 
     Returns
     -------
-    DataFrame or Note
-        Index part of the table and run; the columns of `compare_paired`, rounded. A note where there is no other run.
+    Comparison
+        `table`: index part of the table and run, the columns of `differences`, rounded; `drawn`: a line on what the
+        bootstrap drew. Notes where there is no other run.
     """
     parts = pair_runs(done)
     if not parts:
-        return Note("There is no other run to compare with.")
+        return Comparison(Note("There is no other run to compare with."), Note("The bootstrap drew nothing."))
     split = choose_split(pd.DataFrame([row for rows in done.values() for row in rows]))
     tables = {part: compare_paired(profile, key, others, labels, split) for part, (key, others) in parts.items()}
     names = {key: describe_run(rows[0], branches) for key, rows in done.items()}
-    return pd.concat(tables, names=["ECMF minus", "run"]).rename(index=names, level="run").round(3)
+    table = pd.concat(tables, names=["ECMF minus", "run"]).rename(index=names, level="run").round(3)
+    return Comparison(table, Note(f"The bootstrap drew {' and '.join(table.pop('drawn').unique())}."))
 
 
 def compare_paired(

@@ -156,11 +156,11 @@ def test_runs_are_ranked_on_test_clips_and_compared_in_parts(profile):
         "ecmf · all · given",
     }
     assert list(ranked.sort_index()["key"]) == list(done) and (ranked["low"] <= ranked["high"]).all()
-    table = evaluation.compare_runs("p", done, BRANCHES, LABELS)
+    table, drawn = evaluation.compare_runs("p", done, BRANCHES, LABELS)
     assert set(table.index.get_level_values("run")) == set(ranked["run"]) - {"ecmf · all · given"}
-    assert set(table["drawn"]) == {"groups"}
+    assert drawn == "The bootstrap drew groups." and "drawn" not in table
     alone = evaluation.compare_runs("p", {"ecmf": rows}, BRANCHES, LABELS)
-    assert isinstance(alone, Note)
+    assert isinstance(alone.table, Note) and isinstance(alone.drawn, Note)
 
 
 def test_networks_get_another_device_in_their_settings_only_where_it_is_not_the_cpu():
