@@ -22,6 +22,8 @@ from ecmf_utils import encoders, features, parallel
 from ecmf_utils.features import extraction
 from ecmf_utils.media import writing
 
+from . import untrained
+
 SOUND_RATE = 16000
 # branch -> family and size of the random-weight model; what the names stand for is in `untrained`
 MODELS = {
@@ -32,8 +34,21 @@ MODELS = {
 WORDS = "the day was long and nobody came to say why it had to end like this at all".split()
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median of several calls in seconds, after one that does not count."""
+def time_calls(call: Callable[[], Any], repeats: int) -> float:
+    """Median time of several calls, after one that does not count.
+
+    Parameters
+    ----------
+    call : callable
+        What to time; without arguments.
+    repeats : int
+        Calls that count.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -42,15 +57,48 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     return float(np.median(times[1:]))
 
 
-def make_clips(folder: Path, count: int, height: int, seed: int = 0, duration_s: float = 3.0) -> pd.DataFrame:
-    """Videos of moving noise with sound, and sentences of 5 to 15 words; rows as in `clips.parquet`.
+def make_models(size: str, folder: Path) -> pd.DataFrame:
+    """Make the models of the extraction test with random weights and save them.
 
     Parameters
     ----------
+    size : {"tiny", "base", "large"}
+        Of the models.
+    folder : Path
+        Gets a folder for each branch.
+
+    Returns
+    -------
+    DataFrame
+        Index branch; `name`, as `encoders.load` takes it, `family` and `size`.
+    """
+    rows = {
+        branch: {"name": untrained.save(family, folder / branch, scale), "family": family, "size": scale}
+        for branch, (family, scale) in MODELS[size].items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def make_clips(folder: Path, count: int, height: int, seed: int = 0, duration_s: float = 3.0) -> pd.DataFrame:
+    """Videos of moving noise with sound, and sentences of 5 to 15 words.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the videos go; it has to exist.
+    count : int
+        Clips.
     height : int
         Of the frames in pixels, 16:9, 25 a second.
+    seed : int
+        Of noise and words.
     duration_s : float
         Mean length; they differ by up to a third.
+
+    Returns
+    -------
+    DataFrame
+        Rows as in `clips.parquet`.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -73,13 +121,28 @@ def _moving(rng: np.random.Generator, count: int, height: int) -> list[np.ndarra
     return [np.ascontiguousarray(picture[:height, i % 20 : i % 20 + width]) for i in range(count)]
 
 
-def efficiency(
+def measure_efficiency(
     branch: str, name: str, clips: pd.DataFrame, repeats: int, device: str = "auto", **how: Any
 ) -> dict[str, Any]:
     """Clips a second of the whole extraction over those of the bare forward pass on inputs in memory.
 
     Both use the same encoder, batches and parts; the whole one reads, decodes, prepares, encodes
     and writes, with a new store every time.
+
+    Parameters
+    ----------
+    branch : str
+        scene, audio or text.
+    name : str
+        Of the encoder, as `encoders.load` takes it.
+    clips : DataFrame
+        Of `make_clips`.
+    repeats : int
+        Runs of each that count; the median is taken.
+    device : str
+        auto, cpu, cuda.
+    **how
+        Further settings of `encoders.load`.
 
     Returns
     -------
@@ -152,8 +215,15 @@ def _reader(branch: str, encoder: encoders.Encoder) -> Callable[[dict[str, Any]]
     return features.read_text
 
 
-def peak_memory(counts: Sequence[int], name: str) -> pd.DataFrame:
-    """Peak memory in MiB of processes that each extract so many clips of made-up sound.
+def measure_memory(counts: Sequence[int], name: str) -> pd.DataFrame:
+    """Peak memory of processes that each extract so many clips of made-up sound.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Clips of each process.
+    name : str
+        Of the encoder, as `encoders.load` takes it.
 
     Returns
     -------

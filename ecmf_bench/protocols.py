@@ -146,17 +146,21 @@ def _with_peak(side: Callable[[int], dict[str, Any]], seed: int) -> dict[str, An
     return side(seed) | {"peak (MiB)": extraction.peak_mib()}
 
 
-def compare(
+def compare_protocols(
     source: Source, seeds: Sequence[int], epochs: int = 100, folds: Sequence[int] | None = None, **settings: Any
 ) -> pd.DataFrame:
     """Both protocols, seed by seed.
 
     Parameters
     ----------
+    source : Source
+        Where the features come from.
     seeds : sequence of int
         Of folds and networks.
-    epochs, folds
-        Of the official side; its cost is extrapolated from the folds that are run (None: all).
+    epochs : int
+        Of the official side.
+    folds : sequence of int, optional
+        Folds of the official side that are run, from which its cost is extrapolated; None: all.
     **settings
         Of ECMF.
 
@@ -172,8 +176,21 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def epoch_cost(source: Source, repeats: int = 5) -> dict[str, float]:
-    """CPU seconds of one epoch of the official protocol and of its bare arithmetic, medians measured in turns."""
+def measure_epoch(source: Source, repeats: int = 5) -> dict[str, float]:
+    """CPU seconds of one epoch of the official protocol and of its bare arithmetic, medians measured in turns.
+
+    Parameters
+    ----------
+    source : Source
+        Where the features come from.
+    repeats : int
+        Epochs of each.
+
+    Returns
+    -------
+    dict
+        `whole` and `bare`, in CPU seconds.
+    """
     return parallel.alone(partial(_epoch_cost, source), repeats)
 
 
@@ -183,13 +200,39 @@ def _epoch_cost(source: Source, repeats: int) -> dict[str, float]:
     return {"whole": whole, "bare": bare}
 
 
-def search(source: Source, n_trials: int, seed: int = 0, **settings: Any) -> dict[str, Any]:
-    """A nested search of so many trials in every outer fold: CPU s, test, reported, peak (MiB)."""
+def measure_search(source: Source, n_trials: int, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    """Cost and score of a nested search in every outer fold.
+
+    Parameters
+    ----------
+    source : Source
+        Where the features come from.
+    n_trials : int
+        Of the search in each fold.
+    seed : int
+        Of folds and networks.
+    **settings
+        Of ECMF, that the search leaves as they are.
+
+    Returns
+    -------
+    dict
+        CPU s, test and reported (weighted F1), peak (MiB).
+    """
     return _run(partial(_ours, source, n_trials, settings), seed)
 
 
-def scaling(counts: Sequence[int], n_branches: int = 5, dim: int = 256, epochs: int = 3) -> pd.DataFrame:
-    """Training and prediction of so many made-up clips, one fit a process.
+def measure_scaling(counts: Sequence[int], n_branches: int = 5, dim: int = 256, epochs: int = 3) -> pd.DataFrame:
+    """Cost of training and prediction of so many made-up clips, one fit a process.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Clips of each fit.
+    n_branches, dim : int
+        Branches, and numbers of each vector.
+    epochs : int
+        Of each fit.
 
     Returns
     -------
@@ -212,7 +255,7 @@ def _one_fit(source: Source, epochs: int, seed: int) -> dict[str, Any]:
     return {"CPU s": time.process_time() - start}
 
 
-def stacking(cases: Sequence[tuple[int, int]], axes: int = 64, repeats: int = 5) -> pd.DataFrame:
+def measure_stacking(cases: Sequence[tuple[int, int]], axes: int = 64, repeats: int = 5) -> pd.DataFrame:
     """What training several fits at once would save: steps of K networks in turn, and stacked by `torch.func`.
 
     Parameters
@@ -221,6 +264,8 @@ def stacking(cases: Sequence[tuple[int, int]], axes: int = 64, repeats: int = 5)
         Fits of the same sizes, as those of several seeds are, and clips a step.
     axes : int
         Inputs of each of five branches.
+    repeats : int
+        Measurements of each; the median is taken.
 
     Returns
     -------

@@ -38,11 +38,18 @@ def save(family: str, folder: Path | str, size: str = "tiny", seed: int = 0) -> 
         Gets the files; made where it is not there.
     size : str
         tiny, base, large; 7b for qwen.
+    seed : int
+        Of the weights.
 
     Returns
     -------
     str
         The name that `encoders.load` takes.
+
+    Raises
+    ------
+    EcmfError
+        The family is not one of `FAMILIES`.
     """
     import torch
     import transformers

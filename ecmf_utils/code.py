@@ -218,14 +218,19 @@ def _resolve(name: str) -> list[Reference]:
     if _is_module(name):
         return [(name, WHOLE)]
     if _is_package(name):  # the code does not say what it takes from it
-        return sorted(_door(name).values()) if "." in name else []
+        return sorted(_door(name).values()) if _has_door(name) else []
     base, _, attribute = name.rpartition(".")
     if _is_module(base):
         return [_definition(base, attribute)]
-    if _is_package(base) and "." in base:
+    if _is_package(base) and _has_door(base):
         door = _door(base)
         return [door[attribute]] if attribute in door else sorted(door.values())
     return _resolve(base) if base and _is_ours(base) else []  # an attribute of a function or class of ours
+
+
+def _has_door(package: str) -> bool:
+    """Whether a package passes names on: every room does, and of the packages on top only `ecmf_bench`."""
+    return "." in package or (_path(package) / "__init__.pyi").is_file()
 
 
 @functools.cache

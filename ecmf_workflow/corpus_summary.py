@@ -37,7 +37,7 @@ def summary(made: Corpus) -> str:
     if len(made.folds):
         parts.append(("Folds", made.folds["fold"].value_counts().sort_index().to_frame("clips").T))
     text = "\n\n".join(f"{title}\n{_short(table)}" for title, table in parts)
-    lines = made.found.lines(quotes=True)  # a terminal is no page: it may show words of the corpus
+    lines = made.findings.lines(quotes=True)  # a terminal is no page: it may show words of the corpus
     found = ["\nFindings", *(f"  {line}" for line in lines)] if lines else []
     unseen = int((clips["content_hash"].isna() & (clips["status"] == "ok") & clips["video"].notna()).sum())
     sample = [f"\nA sample only: the media of {unseen:,} of {len(clips):,} clips were not opened."] if unseen else []

@@ -8,16 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from ecmf_utils import files
+from ecmf_utils import files, scores
 from ecmf_utils.features.feature_files import FeatureFile, list_files
 from ecmf_utils.files import EcmfError, data_dir, read_json, read_parquet, reports_dir, show
 from ecmf_utils.media.problems import PROBLEMS
 
 SCHEMA_VERSION = 1
-SCORE_KEYS = (
-    "model", "branches", "labels", "split", "n", "seeds", "weighted_f1", "ci95", "accuracy",
-    "macro_f1", "scored_on",
-)  # fmt: skip
 COST_KEYS = ("seconds", "parameters")  # as far as a row has them
 SEED_KEYS = ("seed_mean", "seed_sd")  # of runs with several seeds
 IDENTITY = ("model", "branches", "labels", "split", "scored_on")
@@ -64,25 +60,6 @@ def stale_inputs(record: dict[str, Any], profile: str) -> list[str]:
             if files.file_hash(path) != known:
                 changed.append(f"{name} has changed")
     return changed
-
-
-def read_scores(profile: str) -> list[dict[str, Any]]:
-    """Score rows that notebook 51 wrote; none when it has not run.
-
-    Raises
-    ------
-    EcmfError
-        A row lacks one of the keys of `results.json`.
-    """
-    path = data_dir(profile) / "runs" / "scores.json"
-    if not path.exists():
-        return []
-    rows = read_json(path)
-    for number, row in enumerate(rows):
-        lost = [key for key in SCORE_KEYS if key not in row]
-        if lost:
-            raise EcmfError(f"{show(path)}: row {number} lacks {', '.join(lost)}; run 51 again")
-    return rows
 
 
 def problems(profile: str) -> pd.DataFrame:
@@ -157,8 +134,8 @@ def collect(profile: str) -> dict[str, Any]:
                 for record in records
             ],
             "scores": [
-                {key: row[key] for key in (*SCORE_KEYS, *COST_KEYS, *SEED_KEYS) if key in row}
-                for row in read_scores(profile)
+                {key: row[key] for key in (*scores.KEYS, *COST_KEYS, *SEED_KEYS) if key in row}
+                for row in scores.read_scores(profile)
             ],
         }
     )
@@ -182,7 +159,7 @@ def write_reference(profile: str, tolerances: dict[str, float] | None = None) ->
     """Make the present `results.json` of a profile the one that `verify` compares with."""
     fresh = _read_results(profile)
     kept = {key: fresh[key] for key in ("schema_version", "profile", "clips")}
-    figures = (*SCORE_KEYS, *SEED_KEYS)  # costs are another machine's
+    figures = (*scores.KEYS, *SEED_KEYS)  # costs are another machine's
     kept["scores"] = [{key: row[key] for key in figures if key in row} for row in fresh["scores"]]
     return files.write_json(reference_path(profile), {"tolerances": TOLERANCES | (tolerances or {}), **kept})
 

@@ -32,7 +32,7 @@ COMMANDS = {
     "run 50 --profile tiny --set lr=fast": r"lr is float > 0, which 'fast' is not",
     "run 50 --profile tiny --set n_seeds=0": r"n_seeds is int >= 1, which '0' is not",
     "run 50 --profile tiny --set without=dropout": r"without is .*'residual', .*which 'dropout' is not",
-    "run 51 --profile tiny --set official_epochs=-1": r"official_epochs is int >= 0, which '-1' is not",
+    "run 53 --profile tiny --set official_epochs=-1": r"official_epochs is int >= 0, which '-1' is not",
     "reproduce folder --set source=/no/such/folder": r"/no/such/folder",
     "reproduce folder": r"source",
 }

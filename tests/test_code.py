@@ -18,6 +18,9 @@ FILES = {
     "ecmf_utils/plots/__init__.py": "from .theme import dark\n",
     "ecmf_utils/plots/theme.py": "dark = 1\n",
     "ecmf_utils/corpus.py": "READERS = {'demo': 'ecmf_demo.corpus:read'}\n",
+    "ecmf_bench/__init__.py": "",
+    "ecmf_bench/__init__.pyi": "from .speed import measure\n",
+    "ecmf_bench/speed.py": "measure = 1\n",
     "ecmf_demo/__init__.py": "",
     "ecmf_demo/corpus.py": "def read(): ...\n",
     "ecmf_workflow/__init__.py": "",
@@ -89,6 +92,12 @@ def test_another_name_of_the_same_room_leads_elsewhere(packages):
 def test_a_room_that_is_handed_on_counts_as_a_whole(packages, cell):
     assert moves(packages, [cell], "ecmf_utils/sound/reading.py")
     assert moves(packages, [cell], "ecmf_utils/sound/pitch.py")
+
+
+@pytest.mark.parametrize("cell", ["import ecmf_bench\necmf_bench.measure", "from ecmf_bench import measure"])
+def test_a_package_with_a_door_of_its_own_leads_to_its_modules(packages, cell):
+    assert moves(packages, [cell], "ecmf_bench/speed.py")
+    assert not moves(packages, [cell], "ecmf_utils/sound/reading.py")
 
 
 def test_a_function_that_is_found_by_its_dotted_name_counts(packages):

@@ -7,7 +7,6 @@ from .exploration import (
     count_missing as count_missing,
     count_repeated as count_repeated,
     count_words as count_words,
-    describe_measures as describe_measures,
     describe_splits as describe_splits,
     draw_clips as draw_clips,
     list_findings as list_findings,
@@ -15,12 +14,11 @@ from .exploration import (
     list_problems as list_problems,
     list_shared as list_shared,
     measure_clips as measure_clips,
-    measure_speech_rates as measure_speech_rates,
-    sample_clips as sample_clips,
+    measure_sample as measure_sample,
+    save_summary as save_summary,
 )
 from .leakage import summarise_leaks as summarise_leaks
 from .manifest import (
-    SPLITS as SPLITS,
     count_problems as count_problems,
     read_clips as read_clips,
     read_folds as read_folds,

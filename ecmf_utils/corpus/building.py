@@ -42,15 +42,16 @@ class Corpus:
     Attributes
     ----------
     clips, folds : DataFrame
-        As in `clips.parquet` and `folds.parquet`; without folds where nothing can be learned.
+        As in `clips.parquet` and `folds.parquet`; no folds where nothing can be learned.
     truth : DataFrame or None
-        Of a generated corpus only.
+        Known for a generated corpus only.
     label_map, shared : DataFrame
         What became of each label, and what is shared across splits or folds.
-    found : Findings
+    findings : Findings
         What is wrong in the files.
     facts : dict
-        `corpus.json`: kind, untrained (why nothing can be learned, or ""), merged_groups, dropped, probed.
+        `corpus.json`: kind, untrained (why nothing can be learned, "" otherwise), merged_groups,
+        dropped, probed.
     """
 
     clips: pd.DataFrame
@@ -58,7 +59,7 @@ class Corpus:
     truth: pd.DataFrame | None
     label_map: pd.DataFrame
     shared: pd.DataFrame
-    found: Findings
+    findings: Findings
     facts: dict[str, Any]
 
 
@@ -76,7 +77,7 @@ def build(profile: str, settings: Mapping[str, Any], import_features: Callable[.
     Returns
     -------
     Corpus
-        Its `found` says what is wrong with single rows and files.
+        Its `findings` say what is wrong with single rows and files.
 
     Raises
     ------

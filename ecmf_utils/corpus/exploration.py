@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ecmf_utils.files import EcmfError, data_dir, read_parquet
+from ecmf_utils.files import EcmfError, data_dir, read_parquet, write_json
 from ecmf_utils.media import SAMPLE_RATE, frame_times, read_audio, read_frames
 from ecmf_utils.media.reading import MediaError
 from ecmf_utils.media.sound import FLOOR, WINDOW, find_speech, measure_levels
@@ -42,7 +43,18 @@ SHORTEST_SPEECH_S = 0.3  # a speech rate over less than a syllable means nothing
 
 
 def describe_splits(clips: pd.DataFrame) -> pd.DataFrame:
-    """One row for each split: clips, labelled clips, groups and their sizes, speakers, minutes."""
+    """One row a split: clips, labelled, groups and how uneven they are, speakers, minutes.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame
+        Index split, all clips first; text to show.
+    """
     parts = {"all": clips} | {name: clips[clips["split"] == name] for name in SPLITS if (clips["split"] == name).any()}
     return pd.DataFrame({name: _describe_part(part) for name, part in parts.items()}).T
 
@@ -62,7 +74,18 @@ def _describe_part(clips: pd.DataFrame) -> dict[str, str]:
 
 
 def count_missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
-    """How many clips of each split have no picture, sound, transcript or label; without rows that are all 0."""
+    """How many clips of each split lack a picture, a sound, a transcript or a label.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index what is missing, as far as any clip lacks it; a column for each split. A note where nothing is missing.
+    """
     usable, media = clips["status"] != "failed", clips[["video", "audio"]].notna().any(axis=1)
     probed = clips["duration_s"].notna()
     lacks = {
@@ -85,7 +108,18 @@ def count_missing(clips: pd.DataFrame) -> pd.DataFrame | Note:
 
 
 def count_repeated(clips: pd.DataFrame) -> pd.DataFrame:
-    """How many transcripts, media files, groups and speakers there are, and how many are in train and test."""
+    """How many transcripts, media files, groups and speakers there are, and how many are in train and test.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame
+        Index what repeats; columns distinct, of several clips, in train and test.
+    """
     rows = {}
     for column, name in REPEATED.items():
         sizes = clips[column].value_counts()
@@ -95,7 +129,18 @@ def count_repeated(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def list_problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
-    """How often each problem occurs, what it means, and the first clips that have it."""
+    """How often each problem occurs, what it means, and the first clips that have it.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index problem. A note where no clip has one.
+    """
     counts = count_problems(clips)
     if counts.empty:
         return Note("No clip has a problem.")
@@ -106,7 +151,18 @@ def list_problems(clips: pd.DataFrame) -> pd.DataFrame | Note:
 
 
 def list_findings(profile: str) -> pd.DataFrame | Note:
-    """What was found while the corpus was read, one row for each code and file; see `findings.FINDINGS`."""
+    """What was found while the corpus was read, one row a kind and file; see `findings.FINDINGS`.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus to look at.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index code, warnings first. A note where nothing was found.
+    """
     findings = _read_optional(profile, "findings")
     if findings is None or findings.empty:
         return Note("Nothing was found to be wrong with the files of the corpus.")
@@ -119,7 +175,18 @@ def list_findings(profile: str) -> pd.DataFrame | Note:
 
 
 def list_label_changes(profile: str) -> pd.DataFrame | Note:
-    """What became of each label that the corpus uses; a line where all were kept."""
+    """What became of each label that the corpus uses, where any is not simply kept.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus to look at.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index label of the corpus. A note where all labels were kept.
+    """
     table = _read_optional(profile, "label_map")
     if table is None or (table["found"] == table["becomes"]).all():
         return Note("Every label of the corpus is one of the profile's: none was renamed or dropped.")
@@ -127,7 +194,18 @@ def list_label_changes(profile: str) -> pd.DataFrame | Note:
 
 
 def list_shared(profile: str) -> pd.DataFrame | Note:
-    """What is shared across splits or folds, one row for each kind, with clips of its largest case."""
+    """What is shared across splits or folds, one row a kind, with clips of the largest case of each.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus to look at.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index kind. A note where nothing is shared, or the check has not run.
+    """
     shared = _read_optional(profile, "leakage")
     if shared is None:
         return Note("The leakage check has not run: `ecmf run 00` makes it.")
@@ -238,12 +316,17 @@ def describe_measures(measured: pd.DataFrame, names: Mapping[str, str]) -> pd.Da
 def count_words(clips: pd.DataFrame) -> pd.DataFrame:
     """Script and length of each transcript.
 
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
     Returns
     -------
     DataFrame
-        In the order of `clips`: `clip_id`; `script` (`Latin`, `Han`, …, `Han + Latin` where a second one has more
-        than a fifth of the letters, `other`; None without a transcript); `length` (words, or characters in a
-        script without spaces; NaN without a transcript).
+        `clip_id`, `script` (`Latin`, `Han`, …, `Han + Latin` where a second one has a fifth of the
+        letters, `other`; None without transcript), `length` (words; where a script has no blanks,
+        characters; NaN without transcript), in the order of `clips`.
     """
     texts = [text if isinstance(text, str) else None for text in clips["text"]]
     return pd.DataFrame(
@@ -276,7 +359,21 @@ def choose_unit(scripts: pd.Series) -> str:
 
 
 def count_languages(clips: pd.DataFrame, lengths: pd.DataFrame) -> pd.DataFrame | Note:
-    """Transcripts by script and by the language that the manifest states; `lengths` is the table of `count_words`."""
+    """Transcripts by script and by the language that the manifest states.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    words : DataFrame
+        Of `count_words`, for the same clips.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index script; language, clips, share, median and longest length, and what is counted. A note where no clip has a
+        transcript.
+    """
     stated = clips["language"].fillna("not stated").to_numpy(object)
     transcripts = lengths.assign(language=stated).dropna(subset=["script"])
     if transcripts.empty:
@@ -313,7 +410,24 @@ def measure_speech_rates(lengths: pd.DataFrame, measured: pd.DataFrame) -> pd.Se
 
 
 def draw_clips(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """Random usable clips with a picture, for each label; without any label for each of the six largest groups."""
+    """Random clips with a picture: some of each label, or where there are no labels of the largest groups.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    labels : sequence of str
+        All labels, in the order of the result.
+    per_row : int
+        Clips of each label or group, at most.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    dict
+        Label or group to rows of the manifest.
+    """
     seen = clips[(clips["status"] == "ok") & clips["width"].notna() & clips["duration_s"].notna()]
     labelled = seen["label"].notna().any()
     column, names = ("label", labels) if labelled else ("group", seen["group"].value_counts().index[:6])
@@ -323,7 +437,19 @@ def draw_clips(clips: pd.DataFrame, labels: Sequence[str], per_row: int = 5, see
 
 
 def choose_clip(clips: pd.DataFrame, clip_id: str = "") -> pd.Series | None:
-    """The clip of that name; without a name the first that has most of picture, sound and words; None without media.
+    """The clip of that name; without a name the first of those with most of picture, sound and words.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    clip_id : str
+        Name of a clip; empty: any.
+
+    Returns
+    -------
+    Series or None
+        A row of the manifest; None where no clip has media.
 
     Raises
     ------
@@ -341,3 +467,100 @@ def choose_clip(clips: pd.DataFrame, clip_id: str = "") -> pd.Series | None:
     silent = readable["problem"].str.contains("silent_sound", regex=False, na=False)
     streams = readable["width"].notna().astype(int) + (readable["audio"].notna() & ~silent) + readable["text"].notna()
     return None if readable.empty else readable.loc[streams.idxmax()]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What `measure_sample` returns.
+
+    Attributes
+    ----------
+    words : DataFrame
+        Script and length of the transcript of every clip, see `count_words`.
+    clips : DataFrame
+        The clips of the sample: `clip_id`, `label`, `duration_s`, `script`, the columns of `measure_clips`, `rate`
+        (words or characters per second of speech) and `share` (speech, % of the clip).
+    names : dict
+        Column of `clips` to its name with unit.
+    note : Note
+        How many clips were measured, of how many.
+    summary : DataFrame or Note
+        Clips, mean, standard deviation, least, median and largest value of each measure.
+    """
+
+    words: pd.DataFrame
+    clips: pd.DataFrame
+    names: dict[str, str]
+    note: Note
+    summary: pd.DataFrame | Note
+
+
+def measure_sample(clips: pd.DataFrame, n: int, seed: int = 0, n_workers: int = 0) -> Measures:
+    """Measure sound, speech and pictures of a random sample of clips.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+    n : int
+        Clips of the sample, at most.
+    seed : int
+        Of the sample.
+    n_workers : int
+        Processes; 0: as many as there are processors.
+
+    Returns
+    -------
+    Measures
+        The words of all clips, and the measures of the sample.
+    """
+    words = count_words(clips)
+    sample = sample_clips(clips, n, seed)
+    measured = sample[["clip_id", "label", "duration_s"]].merge(measure_clips(sample, n_workers), on="clip_id")
+    measured["rate"] = measure_speech_rates(words, measured)
+    measured["share"] = (100 * measured["speech_s"] / measured["duration_s"]).clip(upper=100)
+    measured["script"] = measured["clip_id"].map(words.set_index("clip_id")["script"])
+    names = {
+        "loudness_dbfs": "loudness (dBFS)",
+        "snr_db": "signal to noise (dB)",
+        "speech_s": "speech (s)",
+        "rate": f"{choose_unit(words['script'])} per second of speech",
+        "brightness": "brightness (0–255)",
+        "motion": "motion (grey levels between frames)",
+    }
+    probed = int(clips["duration_s"].notna().sum())
+    note = f"Measured: {len(sample):,} clips, drawn at random from {probed:,} probed ones of {len(clips):,} in all."
+    return Measures(words, measured, names, Note(note), describe_measures(measured, names))
+
+
+def save_summary(profile: str, clips: pd.DataFrame, measures: Measures) -> dict[str, Any]:
+    """Write `data/<profile>/explore/summary.json`: a corpus in a few numbers.
+
+    Parameters
+    ----------
+    profile : str
+        Whose corpus it is.
+    clips : DataFrame
+        The manifest.
+    measures : Measures
+        Of `measure_sample`.
+
+    Returns
+    -------
+    dict
+        What was written.
+    """
+    summary = {
+        "clips": len(clips),
+        "hours": round(clips["duration_s"].sum() / 3600, 3),
+        "speakers": clips["speaker"].nunique(),
+        "labelled": int(clips["label"].notna().sum()),
+        "with_problems": int(clips["problem"].notna().sum()),
+        "shared_transcripts": int(count_repeated(clips).loc["transcripts", "in train and test"]),
+        "groups": clips["group"].nunique(),
+        "probed": int(clips["duration_s"].notna().sum()),
+        "measured": len(measures.clips),
+        "scripts": ", ".join(measures.words["script"].value_counts().index[:3]),
+    }
+    write_json(data_dir(profile) / "explore" / "summary.json", summary)
+    return summary

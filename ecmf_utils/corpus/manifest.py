@@ -91,7 +91,23 @@ def _make_schema(labels: list[str]) -> Any:
 
 
 def read_clips(profile: str) -> pd.DataFrame:
-    """All clips of a profile, one row each, in the order of the manifest."""
+    """All clips of a profile, one row each, in the manifest's order.
+
+    Parameters
+    ----------
+    profile : str
+        Whose clips to read.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `clips.parquet`.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 00 has not run.
+    """
     return read_parquet(data_dir(profile) / "clips.parquet", made_by=f"`ecmf run 00 --profile {profile}`")
 
 
@@ -102,12 +118,22 @@ def read_truth(profile: str) -> pd.DataFrame | None:
 
 
 def read_folds(profile: str) -> pd.DataFrame:
-    """The outer fold of each training clip: columns `clip_id`, `fold`.
+    """The outer fold of each training clip.
+
+    Parameters
+    ----------
+    profile : str
+        Whose folds to read.
+
+    Returns
+    -------
+    DataFrame
+        Columns `clip_id` and `fold` (0, 1, …).
 
     Raises
     ------
     EcmfError
-        There are no folds; the line says why nothing can be learned from this corpus.
+        There are none: nothing can be learned from this corpus, and why.
     """
     path = data_dir(profile) / "folds.parquet"
     folds = read_parquet(path, made_by=f"`ecmf run 00 --profile {profile}`")

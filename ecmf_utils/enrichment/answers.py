@@ -129,7 +129,20 @@ def _ask_about(client: language_models.Client, text: str, labels: list[str]) -> 
 
 
 def build_messages(text: str, labels: list[str]) -> list[dict[str, str]]:
-    """The chat that is sent for a transcript; of the corpus it contains only the transcript and the label names."""
+    """The chat that is sent for a transcript; nothing but the transcript enters it.
+
+    Parameters
+    ----------
+    text : str
+        The transcript.
+    labels : list of str
+        What the answer's distribution is to be over.
+
+    Returns
+    -------
+    list of dict
+        Messages with `role` and `content`.
+    """
     keys = ", ".join(f'"{label}": 0.0' for label in labels)
     return [{"role": "user", "content": PROMPT.format(keys=keys, text=text)}]
 
@@ -185,7 +198,27 @@ def read_answers(profile: str) -> pd.DataFrame:
 
 
 def read_distributions(profile: str, clips: pd.DataFrame, labels: list[str]) -> np.ndarray:
-    """The distribution over the labels for each clip, float (N, C); NaN where the model gave no answer."""
+    """The model's distribution for each clip.
+
+    Parameters
+    ----------
+    profile : str
+        Whose answers to read.
+    clips : DataFrame (N rows)
+        Clips with their `text`.
+    labels : list of str
+        Names of the C classes.
+
+    Returns
+    -------
+    float array, shape (N, C)
+        NaN where the model gave none.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 30 has not run.
+    """
     answers = read_answers(profile).set_index("text")
     columns = [f"p_{label}" for label in labels]
     return answers.reindex(clips["text"].to_numpy(object))[columns].to_numpy(float)

@@ -1,12 +1,14 @@
 from .comparison import (
-    choose_split as choose_split,
-    describe_run as describe_run,
+    compare_single as compare_single,
     estimate_minutes as estimate_minutes,
     plan_runs as plan_runs,
-    plan_single_branches as plan_single_branches,
+    rank_runs as rank_runs,
     run_plan as run_plan,
+    save_scores as save_scores,
     warn_of_leaks as warn_of_leaks,
 )
-from .differences import compare_paired as compare_paired, pair_runs as pair_runs
-from .official import run_official as run_official
-from .robustness import score_noise as score_noise, score_subsets as score_subsets
+from .differences import compare_runs as compare_runs
+from .error_report import report_errors as report_errors, save_worst as save_worst
+from .official_report import report_official as report_official
+from .robustness import report_robustness as report_robustness
+from .run_report import report_run as report_run

@@ -16,11 +16,11 @@ from ecmf_utils.features import take_clips
 from ecmf_utils.files import EcmfError
 from ecmf_utils.metrics import OURS, SEARCHED
 from ecmf_utils.models import bind_model, linear, registry, search
+from ecmf_utils.notebook import Note, device as choose_device
 from ecmf_utils.progress import watch
+from ecmf_utils.scores import read_scores, save_scores as save_scores
 from ecmf_utils.training import cross_validation, runs
 from ecmf_utils.training.problem import Problem
-
-from . import official
 
 FEW, TYPICAL = 4, 48  # epochs of the field's networks: timed for the estimate; what a fit comes to, its refit included
 LONGEST = 120  # letters of all branches in the name of a file
@@ -39,14 +39,43 @@ def plan_runs(
     n_trials: int = 0,
     more: Mapping[str, Any] | None = None,
     ours: str = "refined",
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """The runs of a comparison: `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials`.
+    """The runs of a comparison: each model on all branches, single branches, ECMF without its parts, and searches.
 
-    added : with `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
-    searched : models whose settings are searched with `n_trials` trials in every outer fold. The linear ones, which
-    choose their penalty in inner folds themselves, are run as they are.
-    more : settings of every network but ECMF, which keeps those of notebook 50.
-    ours : labels that notebook 50's ECMF was trained on, and the ablations and searches with it.
+    Parameters
+    ----------
+    models, refined : iterable of str
+        Models on all branches and given labels, and those on refined labels.
+    single : str
+        Model of each branch alone, on given labels; empty: none.
+    branches : sequence of str
+        Of the profile, in order.
+    ablations : bool
+        Whether ECMF is trained without each of its parts and branches.
+    added : sequence of str
+        With `ablations`, branches that ECMF gets one by one on top of the others, as in the paper.
+    searched : iterable of str
+        Models whose settings are searched with `n_trials` trials in every outer fold. The linear ones, which choose
+        their penalty in inner folds themselves, are run as they are.
+    n_trials : int
+        Trials of each search.
+    more : mapping, optional
+        Settings of every network but ECMF, which keeps those of notebook 50.
+    ours : {"refined", "given"}
+        Labels that notebook 50's ECMF was trained on, and the ablations and searches with it.
+    device : str
+        Of the networks of `more`: auto, cpu, cuda, cuda:1.
+
+    Returns
+    -------
+    list of dict
+        `key`, `model`, `base`, `branches`, `labels`, `settings`, `trials` of each run; no key twice.
+
+    Raises
+    ------
+    EcmfError
+        A model cannot be searched, or there are searches without a trial.
     """
     searched = list(searched)
     if searched and n_trials < 1:
@@ -66,14 +95,15 @@ def plan_runs(
             if 0 < len(grown) < len(branches):
                 rows.append(_planned(OURS, grown, ours))
     rows += [_planned(model, branches, ours, trials=n_trials if model in search.SPACES else 0) for model in searched]
+    elsewhere = {} if choose_device(device) == "cpu" else {"device": device}  # fits are told apart by their settings
     for row in rows:
         if registry.has_epochs(row["base"]) and row["base"] != OURS:
-            row["settings"] = {**(more or {}), **row["settings"]}
+            row["settings"] = elsewhere | {**(more or {}), **row["settings"]}
     return list({row["key"]: row for row in rows}.values())
 
 
 def plan_single_branches(model: str, branches: Iterable[str], labels: str) -> list[dict[str, Any]]:
-    """The runs of a model on each branch alone, as `plan` has them; none without a model."""
+    """The runs of a model on each branch alone, as `plan_runs` has them; none without a model."""
     return [_planned(model, [branch], labels) for branch in branches] if model else []
 
 
@@ -108,6 +138,14 @@ def run_plan(
 
     Parameters
     ----------
+    profile : str
+        Whose clips to train on and to test.
+    planned : list of dict
+        Of `plan_runs`.
+    labels : sequence of str
+        Names of the C classes.
+    seeds : sequence of int
+        Of models that depend on chance; the others are fitted once.
     epochs : int
         Of every network; 0: each one's own.
     steps : int
@@ -115,12 +153,17 @@ def run_plan(
     n_workers : int
         Processes, a run each; 0: as many as there are processors. The results are the same to the bit.
     estimate : DataFrame, optional
-        What `estimate` found: progress is told in its minutes; without it none is.
+        Of `estimate_minutes`: progress is told in its minutes; without it none is.
 
     Returns
     -------
     dict
-        Run key to its score rows.
+        Run key to its score rows, in the order of the plan.
+
+    Raises
+    ------
+    EcmfError
+        A branch or a label file is missing, or a model refuses its settings.
     """
     job = partial(_run, profile, labels=labels, seeds=list(seeds), epochs=epochs, steps=steps)
     queue = planned[::-1]  # searches stand last in a plan and take longest: they must not be what is waited for
@@ -129,18 +172,18 @@ def run_plan(
     with watch(course, "compare", "min of one core") if estimate is not None else nullcontext():
         for key, rows in parallel.parallel_map(job, queue, n_workers, ahead=len(queue), ordered=False):
             done[key] = rows
-    return {one["key"]: done[one["key"]] for one in planned}
+    return {run["key"]: done[run["key"]] for run in planned}
 
 
 def _run(
-    profile: str, one: dict[str, Any], labels: Sequence[str], seeds: list[int], epochs: int, steps: int
+    profile: str, run: dict[str, Any], labels: Sequence[str], seeds: list[int], epochs: int, steps: int
 ) -> tuple[str, list[dict[str, Any]]]:
-    problem, make = _prepared(profile, one, labels, seeds[0], epochs, steps)
-    once = seeds if registry.is_random(one["base"]) else seeds[:1]
-    result = training.cross_validate(profile, one["key"], problem, make, once)
-    rows = training.score_rows(profile, problem, result, one["model"])
-    training.save_run(profile, one["key"], problem, result, rows)
-    return one["key"], rows
+    problem, make = _prepared(profile, run, labels, seeds[0], epochs, steps)
+    once = seeds if registry.is_random(run["base"]) else seeds[:1]
+    result = training.cross_validate(profile, run["key"], problem, make, once)
+    rows = training.score_rows(profile, problem, result, run["model"])
+    training.save_run(profile, run["key"], problem, result, rows)
+    return run["key"], rows
 
 
 def estimate_minutes(
@@ -150,11 +193,25 @@ def estimate_minutes(
     seeds: Sequence[int],
     epochs: int = 0,
     steps: int = 8,
-    official_epochs: int = 0,
 ) -> pd.DataFrame:
     """What a comparison will take if nothing of it is on disk: one fit of every model, times their number.
 
-    Of networks that stop early only a few epochs are timed, and `TYPICAL` ones counted; of the official protocol one.
+    Of networks that stop early only a few epochs are timed, and `TYPICAL` ones counted.
+
+    Parameters
+    ----------
+    profile : str
+        Whose clips to train on.
+    planned : list of dict
+        Of `plan_runs`.
+    labels : sequence of str
+        Names of the C classes.
+    seeds : sequence of int
+        Of models that depend on chance.
+    epochs : int
+        Of every network; 0: each one's own.
+    steps : int
+        Spans of time that models of sequences get.
 
     Returns
     -------
@@ -162,23 +219,16 @@ def estimate_minutes(
         Index model; runs, fits, seconds a fit, minutes. In `attrs`: `folds`.
     """
     rows, n_folds, warm = {}, 0, set()
-    for one in planned:
-        if one["base"] not in rows:
-            kind = registry.has_epochs(one["base"])
+    for run in planned:
+        if run["base"] not in rows:
+            kind = registry.has_epochs(run["base"])
             for _ in range(1 if kind in warm else 2):  # the first network, or other model, also imports what it needs
-                seconds, n_folds = _timed(profile, one, labels, seeds[0], epochs, steps)
+                seconds, n_folds = _timed(profile, run, labels, seeds[0], epochs, steps)
             warm.add(kind)
-            rows[one["base"]] = {"runs": 0, "fits": 0, "seconds a fit": seconds}
-        n_seeds = len(seeds) if registry.is_random(one["base"]) else 1
-        rows[one["base"]]["runs"] += 1
-        rows[one["base"]]["fits"] += n_folds * (n_seeds + one["trials"])
-    if official_epochs and planned:
-        whole = max((one["branches"] for one in planned), key=len)
-        problem = training.load_problem(profile, whole, labels, "given")
-        start = time.perf_counter()
-        official.cross_validate(problem.labelled(), problem.given, problem.test, len(labels), epochs=1, folds=[0])
-        seconds = (time.perf_counter() - start) * official_epochs
-        rows["official protocol"] = {"runs": 1, "fits": official.FOLDS, "seconds a fit": seconds}
+            rows[run["base"]] = {"runs": 0, "fits": 0, "seconds a fit": seconds}
+        n_seeds = len(seeds) if registry.is_random(run["base"]) else 1
+        rows[run["base"]]["runs"] += 1
+        rows[run["base"]]["fits"] += n_folds * (n_seeds + run["trials"])
     table = pd.DataFrame.from_dict(rows, orient="index").astype({"runs": int, "fits": int})
     table = table.assign(minutes=table["fits"] * table["seconds a fit"] / 60)
     table.attrs["folds"] = n_folds
@@ -186,12 +236,12 @@ def estimate_minutes(
 
 
 def _timed(
-    profile: str, one: dict[str, Any], labels: Sequence[str], seed: int, epochs: int, steps: int
+    profile: str, run: dict[str, Any], labels: Sequence[str], seed: int, epochs: int, steps: int
 ) -> tuple[float, int]:
     """Seconds of a fit of one fold, and how many folds there are."""
-    whole = (epochs or TYPICAL) if registry.has_epochs(one["base"]) and one["base"] != OURS else 0
+    whole = (epochs or TYPICAL) if registry.has_epochs(run["base"]) and run["base"] != OURS else 0
     short = {"refit": False, "patience": FEW} if whole > FEW else {}
-    planned = one | {"trials": 0, "settings": one["settings"] | short}
+    planned = run | {"trials": 0, "settings": run["settings"] | short}
     problem, make = _prepared(profile, planned, labels, seed, FEW if short else epochs, steps)
     fold = int(problem.fold[problem.fold >= 0].min())
     train = linear.training_rows(problem.fold, problem.group, fold)
@@ -202,17 +252,17 @@ def _timed(
 
 
 def _prepared(
-    profile: str, one: dict[str, Any], labels: Sequence[str], seed: int, epochs: int, steps: int
+    profile: str, run: dict[str, Any], labels: Sequence[str], seed: int, epochs: int, steps: int
 ) -> tuple[Problem, Callable[[], Any]]:
     """What a run learns from, and what makes its untrained models."""
-    steps = steps if one["base"] in registry.SEQUENTIAL else 0
-    problem = training.load_problem(profile, one["branches"], labels, one["labels"], steps=steps)
-    settings = one["settings"] | ({"epochs": epochs} if epochs and registry.has_epochs(one["base"]) else {})
-    if one["base"] == OURS:  # without a part it differs from notebook 50's in nothing else
+    steps = steps if run["base"] in registry.SEQUENTIAL else 0
+    problem = training.load_problem(profile, run["branches"], labels, run["labels"], steps=steps)
+    settings = run["settings"] | ({"epochs": epochs} if epochs and registry.has_epochs(run["base"]) else {})
+    if run["base"] == OURS:  # without a part it differs from notebook 50's in nothing else
         settings = runs.settings(profile, OURS) | settings
-    about = (one["base"], problem.data.dims, len(labels))
-    if one["trials"]:
-        make = partial(search.searched, *about, n_trials=one["trials"], seed=seed, **settings)
+    about = (run["base"], problem.data.dims, len(labels))
+    if run["trials"]:
+        make = partial(search.searched, *about, n_trials=run["trials"], seed=seed, **settings)
         make()  # mistakes are told now, not in a fold
         return problem, make
     return problem, bind_model(*about, **settings)
@@ -229,8 +279,99 @@ def describe_run(row: Mapping[str, Any], branches: Sequence[str]) -> str:
     return " · ".join([row["model"], used, row["labels"]])
 
 
+def rank_runs(done: Mapping[str, Sequence[Mapping[str, Any]]], branches: Sequence[str]) -> pd.DataFrame:
+    """Score rows of all runs where they are compared: on test clips, or out-of-fold where none is labelled.
+
+    Parameters
+    ----------
+    done : mapping
+        Run key to its score rows, as `run_plan` returns them.
+    branches : sequence of str
+        All branches, to name the runs.
+
+    Returns
+    -------
+    DataFrame
+        A row for each run, the best weighted F1 first, with `key`, `run` (model, branches and labels in words), `low`
+        and `high` (95 % interval) beside what a score row has. The index is the place in the order of `done`.
+    """
+    scores = pd.DataFrame([{"key": key} | dict(row) for key, rows in done.items() for row in rows])
+    split = choose_split(scores)
+    compared = scores[(scores["split"] == split) & ((split == "test") | (scores["scored_on"] == "observed"))]
+    compared = compared.assign(
+        run=[describe_run(row, branches) for row in compared.to_dict("records")],
+        low=compared["ci95"].str[0],
+        high=compared["ci95"].str[1],
+    )
+    return compared.drop_duplicates("run", keep="last").sort_values("weighted_f1", ascending=False)
+
+
+def compare_single(
+    profile: str,
+    trained_on: str,
+    subsets: pd.DataFrame,
+    model: str,
+    branches: Sequence[str],
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    epochs: int = 0,
+    steps: int = 8,
+) -> pd.DataFrame | Note:
+    """What ECMF makes of one branch alone, beside a model that was trained on that branch only.
+
+    A run that notebook 51 has made is read; any other is made now, and read the next time.
+
+    Parameters
+    ----------
+    profile : str
+        Whose clips to train on.
+    trained_on : {"refined", "given"}
+        Labels that ECMF was trained on, and the models are.
+    subsets : DataFrame
+        Of `report_robustness`: the scores of ECMF with every subset of the branches left.
+    model : str
+        The model of a single branch, such as `logreg`; empty: none.
+    branches, labels : sequence of str
+        Of the profile.
+    seeds : sequence of int
+        Of models that depend on chance.
+    epochs : int
+        Of networks; 0: the model's own.
+    steps : int
+        Spans of time that models of sequences get.
+
+    Returns
+    -------
+    DataFrame or Note
+        Index branch; weighted F1 on test clips of both, and the difference. A note where there is nothing to compare.
+    """
+    if subsets.empty or not model:
+        return Note("There is nothing to compare: no labelled test clip, or no model of a single branch.")
+    own = {}
+    for row in read_scores(profile):
+        if (row["model"], row["labels"], row["split"]) == (model, trained_on, "test") and len(row["branches"]) == 1:
+            own[row["branches"][0]] = row["weighted_f1"]
+    planned = plan_single_branches(model, [branch for branch in branches if branch not in own], trained_on)
+    for rows in run_plan(profile, planned, labels, seeds, epochs, steps).values():
+        own[rows[0]["branches"][0]] = rows[-1]["weighted_f1"]
+    alone = subsets[subsets["kept"] == 1].set_index("branches")["weighted_f1"]
+    table = pd.DataFrame({"only branch left": alone, f"{model} of its own": pd.Series(own, dtype=float)})
+    return table.assign(difference=table.iloc[:, 0] - table.iloc[:, 1]).reindex(list(branches)).round(3)
+
+
 def warn_of_leaks(rows: Sequence[dict[str, Any]]) -> str:
-    """One line on whether the out-of-fold scores of a run can be believed, given its test scores."""
+    """One line on whether the out-of-fold scores of a run can be believed, given its test scores.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Score rows of one run: `split` and `weighted_f1`.
+
+    Returns
+    -------
+    str
+        A warning where out-of-fold is far above test, else that nothing is suspicious.
+    """
     seen = {split: [r["weighted_f1"] for r in rows if r["split"] == split] for split in ("oof", "test")}
     if not seen["test"]:
         return "There are no labelled test clips: out-of-fold is all there is."
@@ -267,14 +408,14 @@ def minutes(
     """
     done = total = 0.0
     folder = files.data_dir(profile) / "runs"
-    for one in planned:
-        each, folds = estimate.loc[one["base"], "seconds a fit"] / 60, estimate.attrs["folds"]
-        n_seeds = len(seeds) if registry.is_random(one["base"]) else 1
-        made, whole = _since(folder / one["key"], began), folds * (n_seeds + one["trials"])
-        if one["key"] in ended:
+    for run in planned:
+        each, folds = estimate.loc[run["base"], "seconds a fit"] / 60, estimate.attrs["folds"]
+        n_seeds = len(seeds) if registry.is_random(run["base"]) else 1
+        made, whole = _since(folder / run["key"], began), folds * (n_seeds + run["trials"])
+        if run["key"] in ended:
             part = whole = whole if made else 0
         else:  # the first seed's fits search, the others take what was found
-            part = made + min(made, folds) * one["trials"]
+            part = made + min(made, folds) * run["trials"]
         done, total = done + each * part, total + each * whole
     return done, total
 

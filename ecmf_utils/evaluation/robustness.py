@@ -4,19 +4,88 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ecmf_utils import metrics, training
-from ecmf_utils.features import Features
+from ecmf_utils.features import Features, take_clips
+from ecmf_utils.files import data_dir
+from ecmf_utils.notebook import Note
 from ecmf_utils.training import cross_validation
+from ecmf_utils.training.problem import Problem
 
 from . import differences
 
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of a dimension
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What `report_robustness` returns; all tables are empty, or notes, where no test clip has a label.
+
+    Attributes
+    ----------
+    subsets, noise : DataFrame
+        Of `score_subsets` and `score_noise`, for the figures.
+    subset_losses, noise_losses : DataFrame or Note
+        The same rounded: score, loss against all branches without noise, intervals, p.
+    by_number : DataFrame or Note
+        Count, least, mean and largest score by the number of branches left.
+    """
+
+    subsets: pd.DataFrame
+    noise: pd.DataFrame
+    subset_losses: pd.DataFrame | Note
+    noise_losses: pd.DataFrame | Note
+    by_number: pd.DataFrame | Note
+
+
+def report_robustness(profile: str, problem: Problem, seed: int = 0) -> Robustness:
+    """Test notebook 50's ECMF with branches missing and with noise on a branch; nothing is trained again.
+
+    Parameters
+    ----------
+    profile : str
+        Whose run to test.
+    problem : Problem
+        What the run has learned from, of `training.load_finished`; its labelled test clips are predicted.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    Robustness
+        Tables to show and to draw.
+
+    Raises
+    ------
+    EcmfError
+        The run is not there, or was trained by other code than there is now.
+    """
+    labelled = problem.test_y >= 0
+    if not labelled.any():
+        empty, note = pd.DataFrame(), Note("There are no labelled test clips.")
+        return Robustness(empty, empty, note, note, note)
+    clips, y = take_clips(problem.test, labelled), problem.test_y[labelled]
+    groups, _ = training.cluster_clips(problem.clips, clips.clip_ids)
+    models = cross_validation.load_run(data_dir(profile) / "runs" / metrics.OURS)
+    subsets, noise = score_subsets(models, clips, y, groups), score_noise(models, clips, y, groups, seed)
+    by_number = subsets.groupby("kept")["weighted_f1"].agg(["count", "min", "mean", "max"])
+    return Robustness(
+        subsets,
+        noise,
+        subset_losses=_rounded(subsets.set_index("branches")),
+        noise_losses=_rounded(noise[noise["noise"] > 0].set_index(["branch", "noise"])),
+        by_number=by_number.sort_index(ascending=False).rename_axis("branches left").round(2),
+    )
+
+
+def _rounded(scores: pd.DataFrame) -> pd.DataFrame:
+    losses = ["weighted_f1", "low", "high", "loss", "loss low", "loss high", "p (Holm)"]
+    return scores[losses].round(3).add(0.0)  # no -0.0
 
 
 def list_subsets(branches: Sequence[str]) -> list[tuple[str, ...]]:
@@ -62,7 +131,7 @@ def score_subsets(
 def score_noise(
     estimators: Sequence[Any], features: Features, y: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Weighted F1 with noise on one branch: branch, noise (0: none), and what `subset_table` has of each row."""
+    """Weighted F1 with noise on one branch: branch, noise (0: none), and what `score_subsets` has of each row."""
     rows = [{"branch": branch, "noise": amount} for branch in features.x for amount in (0.0, *NOISE)]
     whole = cross_validation.predict_mean(estimators, features)[0]
     probas = [
@@ -84,7 +153,7 @@ def _scored(
     """The rows with their scores, and with what they lose where they are not `whole` itself."""
     table = pd.DataFrame(rows)
     table["weighted_f1"] = [metrics.weighted_f1(y, proba) for proba in probas]
-    undisturbed = metrics.bootstrap_ci(y, whole, clusters).ci  # once: `noise_table` has a row of it for each branch
+    undisturbed = metrics.bootstrap_ci(y, whole, clusters).ci  # once: the noise has a row of it for each branch
     intervals = [undisturbed if p is whole else metrics.bootstrap_ci(y, p, clusters).ci for p in probas]
     table = table.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
     others = {i: proba for i, proba in enumerate(probas) if proba is not whole}

@@ -1,3 +1,4 @@
+from .branch_report import report as report
 from .extraction import extract as extract
 from .inputs import (
     distinct_texts as distinct_texts,

@@ -210,11 +210,27 @@ def extract(
 
     Parameters
     ----------
+    profile : str
+        Whose features they are.
+    branch : str
+        Such as `audio`.
     clips : DataFrame
         Rows of `clips.parquet`; `clip_id` and `content_hash` are needed, and what the reader reads.
+    encoder : Encoder
+        Of `encoders.load`.
     read_input : callable
         A row as dict to the encoder's input; raises `MediaError` with a problem code. A function of
         a module or a `functools.partial` of one, since worker processes call it.
+    pooling : {"mean", "mean+std", "max"}
+        How one vector is made of the frames of a clip.
+    level : {"utterance", "frame"}
+        Whether one vector is kept of a clip, or one of each frame.
+    shard, n_shards : int
+        This run's part of the clips, of so many.
+    part : int
+        Clips that are encoded, and written, at a time.
+    n_workers : int
+        Processes; 0: as many as there are processors.
     extra : dict, optional
         What the reader depends on besides the clip, such as `n_frames` or the recipe of the crops.
 

@@ -25,14 +25,28 @@ class Timed(NamedTuple):
 
 
 def read_scene(row: dict[str, Any], n_frames: int = 8, max_side: int = 320, frame_rate: float = 0.0) -> Timed:
-    """Whole frames uint8 (F, H, W, 3) in the middle of equal parts of the clip, chosen by time stamp.
+    """Whole frames in the middle of equal parts of the clip, chosen by time stamp.
 
     Parameters
     ----------
+    row : dict
+        A row of the manifest.
     n_frames : int
         So many parts; with `frame_rate` the most there may be.
+    max_side : int
+        Larger frames are scaled down to this longer side in pixels.
     frame_rate : float
         Frames a second instead of a number.
+
+    Returns
+    -------
+    Timed
+        uint8 (F, H, W, 3) frames and their times (F,) in seconds; a problem where there are fewer than were asked for.
+
+    Raises
+    ------
+    EcmfError
+        A number that cannot be, or the clip has no picture.
     """
     if n_frames < 1 or frame_rate < 0 or max_side < 1:
         raise files.EcmfError(
@@ -53,7 +67,25 @@ def read_scene(row: dict[str, Any], n_frames: int = 8, max_side: int = 320, fram
 
 
 def read_face(row: dict[str, Any], profile: str) -> Timed:
-    """Stored crops uint8 (F, S, S, 3) of the main face; never a frame in their place."""
+    """Stored crops of the main face; never a frame in their place.
+
+    Parameters
+    ----------
+    row : dict
+        A row of the manifest.
+    profile : str
+        Whose crops to read.
+
+    Returns
+    -------
+    Timed
+        uint8 (F, S, S, 3) crops and their times (F,) in seconds.
+
+    Raises
+    ------
+    EcmfError
+        The clip has no face, or notebook 20 has not run.
+    """
     video = _path(row, "video", "no_video_stream")
     crops, times = media.read_crops(profile, row["clip_id"])
     if len(crops):
@@ -63,9 +95,24 @@ def read_face(row: dict[str, Any], profile: str) -> Timed:
 
 
 def read_audio(row: dict[str, Any], sample_rate: int = 16000) -> np.ndarray:
-    """The sound float32 (samples,) of the audio file, or of the video where there is none.
+    """The sound of the audio file, or of the video where there is none.
 
-    Sound that is silent from beginning to end is a missing branch.
+    Parameters
+    ----------
+    row : dict
+        A row of the manifest.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    float32 array, shape (samples,)
+        One channel.
+
+    Raises
+    ------
+    EcmfError
+        There is no sound, or it is silent from beginning to end: a missing branch.
     """
     column = "audio" if _given(row.get("audio")) else "video"
     sound = media.read_audio(_path(row, column, "no_sound_stream"), sample_rate)
@@ -78,7 +125,25 @@ def read_audio(row: dict[str, Any], sample_rate: int = 16000) -> np.ndarray:
 
 
 def read_text(row: dict[str, Any], column: str = "text") -> str:
-    """The transcript or what a model made of it, stripped; an empty one is a missing branch."""
+    """The transcript or what a model made of it, stripped.
+
+    Parameters
+    ----------
+    row : dict
+        A row of the manifest.
+    column : str
+        Where the text is.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Raises
+    ------
+    EcmfError
+        The text is empty: a missing branch.
+    """
     if text := _words(row.get(column)):
         return text
     code = "bad_encoding" if "bad_encoding" in str(row.get("problem") or "") else "empty_text"
@@ -91,8 +156,15 @@ def distinct_texts(clips: pd.DataFrame, texts: Iterable[str | None] | None = Non
 
     Parameters
     ----------
+    clips : DataFrame
+        The manifest.
     texts : iterable of str or None, optional
         Takes the place of the transcript, one for each clip.
+
+    Returns
+    -------
+    DataFrame
+        The manifest with the texts, and their hashes as `content_hash`.
     """
     said = [_whole(text) for text in (clips["text"] if texts is None else texts)]
     hashes = [files.digest(text) for text in said]

@@ -51,6 +51,8 @@ def load(
 
     Parameters
     ----------
+    profile : str
+        Whose vectors to read.
     branches : list of str
         `audio`: what was extracted last; `audio@<slug>`: what another encoder made of the same branch, by the name of
         its folder. Both may stand side by side.
@@ -61,6 +63,11 @@ def load(
     steps : int
         Branches that are stored at frame level become sequences (N, T, D) of so many steps, the means of
         equal spans of time; others of one step. 0: vectors (N, D).
+
+    Returns
+    -------
+    Features
+        Vectors float32 of the same N clips in every branch.
 
     Raises
     ------
@@ -85,6 +92,17 @@ def load_matrix(
     profile: str, branch: str, clip_ids: Iterable[str] | None = None, partial: bool = False
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The stored vectors of a branch, bit by bit.
+
+    Parameters
+    ----------
+    profile : str
+        Whose vectors to read.
+    branch : str
+        Such as `audio`.
+    clip_ids : iterable of str, optional
+        Which clips, in which order; all when left out.
+    partial : bool
+        Only the shards that are there already.
 
     Returns
     -------
@@ -129,9 +147,26 @@ def take_clips(features: Features, idx: np.ndarray) -> Features:
 
 
 def read_status(profile: str, branches: list[str], partial: bool = False) -> pd.DataFrame:
-    """One row a clip and branch: clip_id, branch, status ok / missing / failed, problem, detail.
+    """What became of each clip in some branches.
 
-    partial : only the shards that are there already.
+    Parameters
+    ----------
+    profile : str
+        Whose features to look at.
+    branches : list of str
+        Such as `audio`.
+    partial : bool
+        Only the shards that are there already.
+
+    Returns
+    -------
+    DataFrame
+        One row a clip and branch: clip_id, branch, status (ok, missing, failed), problem, detail.
+
+    Raises
+    ------
+    EcmfError
+        A branch was not extracted: the notebook to run is named.
     """
     columns = ["clip_id", "branch", "status", "problem", "detail"]
     stored = tuple(name for name in columns if name != "branch")

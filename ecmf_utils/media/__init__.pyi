@@ -6,7 +6,14 @@ from .faces import (
     read_faces as read_faces,
     summarise_faces as summarise_faces,
 )
-from .policy import show_frame as show_frame, show_sound as show_sound, show_text as show_text, show_video as show_video
+from .policy import (
+    show_evenly as show_evenly,
+    show_frame as show_frame,
+    show_middle as show_middle,
+    show_sound as show_sound,
+    show_text as show_text,
+    show_video as show_video,
+)
 from .problems import PROBLEMS as PROBLEMS
 from .reading import (
     frame_times as frame_times,

@@ -300,12 +300,22 @@ def _concatenate(paths: list[Path], clip_ids: pd.Series) -> pa.Table:
 
 
 def read_faces(profile: str) -> pd.DataFrame:
-    """The table of `faces.parquet`, one row for each face and sampled frame.
+    """The table of `faces.parquet`.
+
+    Parameters
+    ----------
+    profile : str
+        Whose faces to read.
+
+    Returns
+    -------
+    DataFrame
+        One row for each face and sampled frame, and one for each clip without a face.
 
     Raises
     ------
     EcmfError
-        The table is missing; the line says which shard is still to be made.
+        Notebook 20 has not run, or a shard is missing.
     """
     folder = _folder(profile)
     made_by = "20_detect_faces"
@@ -318,13 +328,49 @@ def read_faces(profile: str) -> pd.DataFrame:
 
 
 def read_face_recipe(profile: str) -> dict[str, Any]:
-    """The recipe of the stored crops and its hash, for the recipe of what is computed from them."""
+    """The recipe of the stored crops, for the recipe of what is computed from them.
+
+    Parameters
+    ----------
+    profile : str
+        Whose crops they are.
+
+    Returns
+    -------
+    dict
+        `recipe`, and its hash `recipe_hash`.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 20 has not run, or a shard is missing.
+    """
     read_faces(profile)  # raises where the table is missing
     return parquet_metadata(_folder(profile) / WHOLE)
 
 
 def read_crops(profile: str, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Crops uint8 (F, size, size, 3) of the main face, and their times (F,) in seconds."""
+    """Crops of the main face of a clip.
+
+    Parameters
+    ----------
+    profile : str
+        Whose crops to read.
+    clip_id : str
+        Name of the clip.
+
+    Returns
+    -------
+    crops : uint8 (F, size, size, 3)
+        RGB; F is 0 where there is no face.
+    times : float array (F,)
+        Seconds from the start of the clip.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 20 has not run.
+    """
     path = _crops_path(profile, clip_id)
     if not path.exists():
         raise EcmfError(f"{show(path)} is missing: run 20_detect_faces first")
@@ -333,12 +379,17 @@ def read_crops(profile: str, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def summarise_faces(faces: pd.DataFrame) -> pd.DataFrame:
-    """One row for each clip, with index `clip_id`, from the table of `faces.parquet`.
+    """One row a clip, from the table of `faces.parquet`.
+
+    Parameters
+    ----------
+    faces : DataFrame
+        Of `detect_faces` or `read_faces`.
 
     Returns
     -------
     DataFrame
-        `state` (face / none / failed), `problem`, `frames` with the main face, their `share` of the
+        Index `clip_id`; `state` (face / none / failed), `problem`, `frames` with the main face, their `share` of the
         sampled ones, `people`, and the mean `quality` and width `w` (px) of the main face.
     """
     main = faces[(faces["status"] == "ok") & (faces["track"] == 0)]

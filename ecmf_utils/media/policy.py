@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +38,20 @@ def show_frame(image: np.ndarray, policy: str) -> np.ndarray | None:
 
 
 def show_text(text: str | None, policy: str) -> str:
-    """A transcript where the policy is full, else "(withheld)". It is not escaped: a table does that."""
+    """A transcript as `media_in_reports` allows it.
+
+    Parameters
+    ----------
+    text : str or None
+        The transcript.
+    policy : "none", "blurred" or "full"
+        What may be shown.
+
+    Returns
+    -------
+    str
+        For figures, and for tables, which escape what they show.
+    """
     _check_policy(policy)
     if policy != "full":
         return WITHHELD
@@ -44,13 +59,41 @@ def show_text(text: str | None, policy: str) -> str:
 
 
 def show_sound(sound: np.ndarray, policy: str) -> np.ndarray | None:
-    """A sound (T,) where the policy is full, else None: the words can be read from a spectrogram."""
+    """A sound as `media_in_reports` allows it: only the policy full does, because a spectrogram gives the words away.
+
+    Parameters
+    ----------
+    sound : float array, shape (T,)
+        The sound.
+    policy : "none", "blurred" or "full"
+        What may be shown.
+
+    Returns
+    -------
+    float array, shape (T,), or None
+        The sound itself, or None.
+    """
     _check_policy(policy)
     return sound if policy == "full" else None
 
 
 def show_video(path: Path | str, policy: str, width: int = 320) -> str:
-    """An HTML element with the clip inside, `width` pixels wide; where the policy is not full, a line instead."""
+    """An HTML element that plays a clip from within the page, or says that it is withheld.
+
+    Parameters
+    ----------
+    path : path
+        An MP4 file, relative to the project or absolute.
+    policy : "none", "blurred" or "full"
+        What may be shown.
+    width : int
+        Of the player, in pixels.
+
+    Returns
+    -------
+    str
+        The HTML.
+    """
     _check_policy(policy)
     if policy != "full":
         return f"<p>{WITHHELD}</p>"
@@ -61,3 +104,55 @@ def show_video(path: Path | str, policy: str, width: int = 320) -> str:
 def _check_policy(policy: str) -> None:
     if policy not in MEDIA_POLICIES:
         raise EcmfError(f"media_in_reports is {policy!r}; expected one of {', '.join(MEDIA_POLICIES)}")
+
+
+def show_middle(clips: pd.DataFrame, policy: str, max_side: int = 240) -> list[np.ndarray | None]:
+    """The frame in the middle of each clip, as `media_in_reports` allows it.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        Clips with a picture: columns `video` and `duration_s`.
+    policy : "none", "blurred" or "full"
+        What may be shown.
+    max_side : int
+        Larger frames are scaled down to this longer side in pixels.
+
+    Returns
+    -------
+    list of ndarray, uint8, shape (H, W, 3), or None
+        One for each clip; None where nothing may be shown.
+    """
+    return [
+        show_frame(reading.read_frames(video, [duration_s / 2], max_side)[0][0], policy)
+        for video, duration_s in zip(clips["video"], clips["duration_s"], strict=True)
+    ]
+
+
+def show_evenly(
+    clip: Mapping[str, Any], count: int, policy: str, max_side: int = 240
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames from the middle of equal parts of a clip, as `media_in_reports` allows them.
+
+    Parameters
+    ----------
+    clip : mapping
+        A row of the manifest: `video`, `duration_s`, and `width`, which is NaN where there is no picture.
+    count : int
+        Number of parts.
+    policy : "none", "blurred" or "full"
+        What may be shown.
+    max_side : int
+        Larger frames are scaled down to this longer side in pixels.
+
+    Returns
+    -------
+    frames : list of ndarray, uint8, shape (H, W, 3)
+        Empty where the clip has no picture, or none may be shown.
+    times : float array, shape (count,)
+        Seconds from the start of the clip.
+    """
+    times = reading.frame_times(clip["duration_s"], count)
+    frames = [] if pd.isna(clip["width"]) else reading.read_frames(clip["video"], times, max_side)[0]
+    allowed = [show_frame(frame, policy) for frame in frames]
+    return [frame for frame in allowed if frame is not None], times

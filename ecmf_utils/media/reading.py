@@ -134,9 +134,21 @@ def read_frames(path: Path | str, times: Iterable[float], max_side: int | None =
 
 
 def read_audio(path: Path | str, sample_rate: int = 16000) -> np.ndarray:
-    """The sound of a clip, mixed to one channel, as float32 (T,) at `sample_rate` Hz.
+    """The sound of a clip, mixed to one channel.
 
     Two channels are averaged. More are mixed by libswresample's standard matrix.
+
+    Parameters
+    ----------
+    path : path
+        A file of sound or video, relative to the project or absolute.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    float32 array, shape (T,)
+        Amplitudes from -1 to 1.
 
     Raises
     ------

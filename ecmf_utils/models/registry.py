@@ -86,7 +86,23 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
 
 
 def bind_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any) -> Callable[[], Any]:
-    """A function that makes untrained models of one kind; mistakes are told now, not in a fold."""
+    """A function that makes untrained models of one kind; mistakes are told now, not in a fold.
+
+    Parameters
+    ----------
+    name, dims, n_classes, **settings
+        Those of `make_model`.
+
+    Returns
+    -------
+    callable
+        Without arguments, to an untrained estimator.
+
+    Raises
+    ------
+    EcmfError
+        An unknown model or setting, or a value of another kind.
+    """
     make_model(name, dims, n_classes, **settings)
     return partial(make_model, name, dims, n_classes, **settings)
 

@@ -58,6 +58,8 @@ STEPS: dict[str, Step] = {
         threads=2,
     ),
     "51_compare_runs": Step("Compare the runs", ("50_train_fusion",), ("runs/scores.json",), labelled=True, threads=2),
+    "52_test_robustness": Step("Test the robustness", ("51_compare_runs",), labelled=True),
+    "53_official_protocol": Step("Run the official protocol", ("51_compare_runs",), labelled=True),
     "60_analyse_errors": Step("Analyse the errors", ("51_compare_runs",), ("errors/worst.parquet",), labelled=True),
     "70_predict": Step(
         "Predict clips",

@@ -21,6 +21,7 @@ from .scores import (
     curves as curves,
     label_distributions as label_distributions,
     noise as noise,
+    official_curves as official_curves,
     refine_flow as refine_flow,
     scores_forest as scores_forest,
     subsets as subsets,

@@ -38,9 +38,19 @@ class Photos(Picture):
 
 
 def contact_sheets(rows: Mapping[str, Sequence[tuple[np.ndarray, str]]], labels: Sequence[str]) -> Figure | Note:
-    """A row of pictures for each name; `rows` maps it to pairs of a uint8 (H, W, 3) image and a caption.
+    """A row of pictures for each name.
 
-    Pictures are to have passed `media.show_frame`. A name that is one of `labels` has that label's colour.
+    Parameters
+    ----------
+    rows : mapping
+        Name to pairs of a uint8 (H, W, 3) image, which has passed `media.show_frame`, and a caption.
+    labels : sequence of str
+        A name that is one of them has that label's colour.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there is no picture.
     """
     rows = {name: tiles for name, tiles in rows.items() if tiles}
     if not rows:
@@ -82,8 +92,18 @@ def clip_timeline(
     Parameters
     ----------
     sound : float (T,) at 16 kHz, or None
+        The sound.
     frames : sequence of uint8 (H, W, 3)
         Evenly spaced, each from the middle of its part of the clip; none at all leaves the strip out.
+    duration_s : float
+        Seconds.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there is neither sound nor frame.
     """
     parts = ["frames"] * bool(len(frames)) + ["wave", "spectrum"] * (sound is not None)
     if not parts:
@@ -154,8 +174,30 @@ def contact_sheet(
     captions: Sequence[str],
     columns: int = 6,
     title: str | None = None,
-) -> Figure:
-    """Tiles of uint8 (H, W, 3) images with captions; None stands for a withheld picture."""
+    empty: str = "There are no pictures.",
+) -> Figure | Note:
+    """Tiles of pictures with captions.
+
+    Parameters
+    ----------
+    images : sequence of uint8 (H, W, 3) or None
+        None stands for a withheld picture.
+    captions : sequence of str
+        One for each picture.
+    columns : int
+        Tiles in a line.
+    title : str, optional
+        Of the figure.
+    empty : str
+        What to say where there are no pictures.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there are no pictures.
+    """
+    if not len(images):
+        return Note(empty)
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
     tile = 8.0 / max(columns, 3)
@@ -195,8 +237,25 @@ def _wrap(caption: str, width: int, most: int = 3) -> str:
     return "\n".join(lines).replace("$", r"\$")
 
 
-def waveform_spectrogram(sound: np.ndarray, sample_rate: int, title: str = "") -> Figure:
-    """Wave and spectrogram (25 ms window, 10 ms hop) of a mono sound, float (T,) in -1 to 1."""
+def waveform_spectrogram(sound: np.ndarray | None, sample_rate: int, title: str = "") -> Figure | Note:
+    """Wave and spectrogram (25 ms window, 10 ms hop) of a mono sound.
+
+    Parameters
+    ----------
+    sound : float (T,), or None
+        Amplitudes from -1 to 1; None where there is no sound, or it is withheld.
+    sample_rate : int
+        Hz.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there is no sound.
+    """
+    if sound is None:
+        return Note("There is no sound, or media_in_reports withholds it.")
     figure, (wave, spectrum) = picture(
         2,
         1,

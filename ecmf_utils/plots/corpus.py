@@ -31,7 +31,20 @@ SHADES = (ACCENT, "#8FB1D3", "#5C6B7A", "#C4CDD6")  # of scripts: neither an emo
 
 
 def groups(clips: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Clips by group and label: a heat map of few groups, distributions of many."""
+    """Clips by group and label: a heat map of few groups, distributions of many.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest: columns `group` and `label`.
+    labels : sequence of str
+        All labels, in the order of the columns.
+
+    Returns
+    -------
+    Figure
+        Labels and sizes of the groups.
+    """
     known = clips["label"].astype(object).where(clips["label"].notna(), NO_LABEL)
     wanted = [*labels, NO_LABEL] if clips["label"].notna().any() else [NO_LABEL]
     table = pd.crosstab(clips["group"], known).reindex(columns=wanted, fill_value=0)
@@ -113,7 +126,18 @@ def _many_groups(table: pd.DataFrame) -> Figure:
 
 
 def files(clips: pd.DataFrame) -> Figure | Note:
-    """Durations of all clips whose media were probed; frame sizes and rates and sample rates where they differ."""
+    """Durations of all clips whose media were probed; frame sizes and rates and sample rates where they differ.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest.
+
+    Returns
+    -------
+    Figure or Note
+        A note where no media are known.
+    """
     known = clips[clips["duration_s"].notna()]
     if known.empty:
         return Note("No media are known: there are no durations, frame sizes or rates to show.")
@@ -179,9 +203,24 @@ def _top(ax: Axes, values: pd.Series, title: str, n: int) -> None:
 # ---- words and measures
 
 
-def speech(said: pd.DataFrame, rates: pd.Series, scripts: pd.Series) -> Figure | Note:
-    """Length of all transcripts, and the speech rate of measured clips with the script of each."""
-    known = said.dropna(subset=["script"])
+def speech(words: pd.DataFrame, rates: pd.Series, scripts: pd.Series) -> Figure | Note:
+    """Length of all transcripts, and the speech rate of measured clips with the script of each.
+
+    Parameters
+    ----------
+    words : DataFrame
+        Of `corpus.count_words`: columns `script` and `length`.
+    rates : Series (N,)
+        Words or characters per second of speech of the measured clips.
+    scripts : Series (N,)
+        The script of each measured clip.
+
+    Returns
+    -------
+    Figure or Note
+        A note where no clip has a transcript.
+    """
+    known = words.dropna(subset=["script"])
     if known.empty:
         return Note("No clip has a transcript.")
     counted = choose_unit(known["script"])
@@ -231,9 +270,21 @@ def speech(said: pd.DataFrame, rates: pd.Series, scripts: pd.Series) -> Figure |
 
 
 def by_label(frame: pd.DataFrame, labels: Sequence[str], columns: Mapping[str, str]) -> Figure | Note:
-    """Spread of each column over all clips and by label; `columns` maps its name to a title with unit.
+    """Spread of each column over all clips and by label: a box is the middle half, its whiskers reach from 5 to 95 %.
 
-    A box is the middle half, its whiskers reach from 5 to 95 %.
+    Parameters
+    ----------
+    frame : DataFrame
+        One row a clip: `label` and the columns.
+    labels : sequence of str
+        All labels, in the order of the rows.
+    columns : mapping
+        Column to its title with unit.
+
+    Returns
+    -------
+    Figure or Note
+        A note where no column has a value.
     """
     drawn = {name: title for name, title in columns.items() if frame[name].notna().any()}
     if not drawn:
@@ -282,8 +333,23 @@ def _say(ax: Axes, line: str) -> None:
 SPLITS = ("train", "test", "unlabelled")
 
 
-def class_balance(clips: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Clips per label, a panel per split; `clips` has the columns label (null: none) and split."""
+def class_balance(clips: pd.DataFrame, labels: Sequence[str]) -> Figure | Note:
+    """Clips per label, a panel per split.
+
+    Parameters
+    ----------
+    clips : DataFrame
+        The manifest: columns `label` (null: none) and `split`.
+    labels : sequence of str
+        All labels, in the order of the rows.
+
+    Returns
+    -------
+    Figure or Note
+        A note where no clip has a label.
+    """
+    if not clips["label"].notna().any():
+        return Note("No clip has a label: the corpus can be predicted, not learned from.")
     splits = [name for name in SPLITS if (clips["split"] == name).any()]
     known = clips["label"].astype(object).where(clips["label"].notna(), NO_LABEL)
     rows = [*labels, *([NO_LABEL] if (known == NO_LABEL).any() else [])]
@@ -312,8 +378,25 @@ def class_balance(clips: pd.DataFrame, labels: Sequence[str]) -> Figure:
     return figure
 
 
-def distributions(frame: pd.DataFrame, columns: Mapping[str, str], bins: int = 24) -> Figure:
-    """Histogram of each column; `columns` maps column name to axis title with unit: (0–1) spans that range."""
+def distributions(frame: pd.DataFrame, columns: Mapping[str, str], bins: int = 24) -> Figure | Note:
+    """Histogram of each column.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row a clip.
+    columns : mapping
+        Column to its title with unit; a title with (0–1) spans that range.
+    bins : int
+        Bars of each histogram.
+
+    Returns
+    -------
+    Figure or Note
+        A note where the table has no row.
+    """
+    if frame.empty:
+        return Note("There is nothing to count.")
     wide = 2 if len(columns) in (2, 4) else min(3, len(columns))
     deep = -(-len(columns) // wide)
     figure, axes = picture(deep, wide, height=2.3 * deep, alt="Distribution of " + ", ".join(columns.values()))

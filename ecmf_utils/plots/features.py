@@ -8,17 +8,42 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ecmf_utils.notebook import Note
+
 from .theme import INK, MISSING, NO_LABEL, branch_colours, dark, emotion_colours, picture, plain
 
+FEWEST_POINTS = 3  # fewer have no two components to draw
 
-def embedding(x: np.ndarray, labels_of_points: Sequence[str | None], labels: Sequence[str], title: str = "") -> Figure:
-    """First two principal components of x (N, D), standardised; a point without label is grey."""
+
+def embedding(
+    x: np.ndarray | pd.DataFrame, clip_labels: Sequence[str | None], labels: Sequence[str], title: str = ""
+) -> Figure | Note:
+    """First two principal components of standardised vectors.
+
+    Parameters
+    ----------
+    x : float (N, D)
+        The vectors.
+    clip_labels : sequence of str or None (N,)
+        The label of each vector; a point without label is grey.
+    labels : sequence of str
+        All labels, in the order of the legend.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there are fewer than three vectors.
+    """
+    if len(x) < FEWEST_POINTS:
+        return Note(f"There are too few vectors to draw: {len(x)}.")
     x = np.asarray(x, float)
     scaled = (x - x.mean(0)) / np.where(x.std(0) > 1e-9, x.std(0), 1)
     u, s, _ = np.linalg.svd(scaled, full_matrices=False)
     spread = np.append(s**2 / max((s**2).sum(), 1e-12), 0.0)
     points = np.column_stack([u * s, np.zeros(len(x))])[:, :2]
-    named = pd.Series(list(labels_of_points), dtype=object)
+    named = pd.Series(list(clip_labels), dtype=object)
     figure, (ax,) = picture(height=4.4, width=6.8, alt=f"Principal components {title}".strip())
     for label, colour in ({NO_LABEL: MISSING} | emotion_colours(labels)).items():
         chosen = (named.isna() if label == NO_LABEL else named == label).to_numpy(bool)
@@ -43,7 +68,18 @@ def embedding(x: np.ndarray, labels_of_points: Sequence[str | None], labels: Seq
 
 
 def availability(table: pd.DataFrame) -> Figure:
-    """Clips per branch by state; index branch, columns ok, missing, failed (counts)."""
+    """Clips of each branch by state.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Index branch; columns ok, missing, failed (counts). A column or a count that is not there is 0.
+
+    Returns
+    -------
+    Figure
+        One bar for each branch.
+    """
     table = table.reindex(columns=["ok", "missing", "failed"], fill_value=0).fillna(0)
     colours = branch_colours(table.index)
     figure, (ax,) = picture(height=0.95 + 0.42 * len(table), alt="Clips with, without and failed, per branch")

@@ -12,16 +12,29 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ecmf_utils.notebook import Note
+
 from .theme import ACCENT, INK, MISSING, NO_LABEL, branch_colours, emotion_colours, picture, plain
 
 MANY_ROWS = 40  # above this, single rows of a stacked bar chart cannot be named
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Curves over the columns epoch, loss, inner_loss, inner_f1; several fits (column run): mean and deviation.
+    """Loss and score of every epoch; several fits become their mean and standard deviation.
 
-    Epochs count from 1 in the picture. Of fits that stop early the mean is drawn while most go on; dotted is
-    the epoch of the lowest inner loss, median over the fits. Without inner rows only the loss is drawn.
+    Of fits that stop early the mean is drawn while most go on. The dotted line is the epoch of the lowest inner loss,
+    the median over the fits. Without an inner split only the loss is drawn.
+
+    Parameters
+    ----------
+    history : DataFrame
+        Columns epoch (from 0; the picture counts from 1), loss, and where there is an inner split inner_loss and
+        inner_f1; run, where there are several fits.
+
+    Returns
+    -------
+    Figure
+        One or two panels.
     """
     history = history.assign(epoch=history["epoch"] + 1)
     going = history.groupby("epoch").size()
@@ -55,9 +68,28 @@ def curves(history: pd.DataFrame) -> Figure:
 
 
 def branch_weights(
-    weights: np.ndarray, branches: Sequence[str], y: Sequence[str | None], labels: Sequence[str]
-) -> Figure:
-    """Fusion weights (N, B) of present branches (0 or NaN: absent), overall and by label y (N,)."""
+    weights: np.ndarray | None, branches: Sequence[str], y: Sequence[str | None], labels: Sequence[str]
+) -> Figure | Note:
+    """Fusion weights of present branches, overall and by label.
+
+    Parameters
+    ----------
+    weights : float array (N, B), or None
+        0 or NaN where the branch is absent; None where the model has no weights.
+    branches : sequence of str (B,)
+        Names of the branches.
+    y : sequence of str or None (N,)
+        The label of each clip.
+    labels : sequence of str
+        All labels, in the order of the rows.
+
+    Returns
+    -------
+    Figure or Note
+        A note where the model has no weights.
+    """
+    if weights is None:
+        return Note("This model has no branch weights.")
     table = pd.DataFrame(np.asarray(weights, float), columns=list(branches)).replace(0.0, np.nan)
     figure, (spread, mean) = picture(
         1,
@@ -95,9 +127,21 @@ def _boxes(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def scores_forest(scores: pd.DataFrame, reference: float | None = None, metric: str = "weighted F1") -> Figure:
-    """Scores with 95 % intervals; columns model, weighted_f1, low, high, optional group (colour).
+    """Scores with 95 % intervals, the best model first.
 
-    Models stand in the order of their best score; `reference` draws a line (for example chance).
+    Parameters
+    ----------
+    scores : DataFrame
+        Columns model, weighted_f1, low, high, and optionally group, which becomes the colour.
+    reference : float, optional
+        Where to draw a line, for example at chance.
+    metric : str
+        Name of the axis.
+
+    Returns
+    -------
+    Figure
+        One line for each model and group.
     """
     table = scores.assign(group=scores["group"].astype(str) if "group" in scores else "")
     order = list(table.groupby("model")["weighted_f1"].max().sort_values(ascending=False).index)
@@ -126,7 +170,22 @@ def scores_forest(scores: pd.DataFrame, reference: float | None = None, metric: 
 
 
 def confusion(matrix: np.ndarray, labels: Sequence[str], title: str = "") -> Figure:
-    """Confusion counts (C, C), true by predicted: colour and % within the row, counts beneath."""
+    """Confusion counts, true by predicted: colour and % within the row, counts beneath.
+
+    Parameters
+    ----------
+    matrix : int array (C, C)
+        Row the true label, column the predicted one.
+    labels : sequence of str (C,)
+        Names of the classes.
+    title : str
+        Of the figure.
+
+    Returns
+    -------
+    Figure
+        A heat map.
+    """
     matrix = np.asarray(matrix)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     texts = [[f"{s:.0%}\n{n}" for s, n in zip(*row, strict=True)] for row in zip(share, matrix, strict=True)]
@@ -143,7 +202,18 @@ def confusion(matrix: np.ndarray, labels: Sequence[str], title: str = "") -> Fig
 
 
 def calibration(bins: pd.DataFrame) -> Figure:
-    """Reliability diagram; columns confidence, accuracy (both 0-1) and n (clips in the bin)."""
+    """Reliability diagram: accuracy against confidence, and how many clips there are.
+
+    Parameters
+    ----------
+    bins : DataFrame
+        Columns confidence, accuracy (both 0-1) and n (clips in the bin).
+
+    Returns
+    -------
+    Figure
+        The curve with its 95 % interval (Wilson), above the counts.
+    """
     from scipy.stats import binomtest  # half a second that no other figure needs
 
     bins = bins[bins["n"] > 0]
@@ -169,8 +239,23 @@ def calibration(bins: pd.DataFrame) -> Figure:
     return figure
 
 
-def refine_flow(given: Sequence[str | None], refined: Sequence[str | None], labels: Sequence[str]) -> Figure:
-    """Clips by given (row) and refined label (column), kept ones grey; None: no label, dropped."""
+def refine_flow(given: Sequence[str | None], refined: Sequence[str | None], labels: Sequence[str]) -> Figure | Note:
+    """Clips by given label (row) and refined label (column), kept ones grey.
+
+    Parameters
+    ----------
+    given, refined : sequence of str or None (N,)
+        None: no label was given, or the label was dropped.
+    labels : sequence of str
+        All labels, in order.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there is no clip.
+    """
+    if not len(given):
+        return Note("There is no clip to draw.")
     before = pd.Series(list(given), dtype=object).fillna(NO_LABEL)
     after = pd.Series(list(refined), dtype=object).fillna("dropped")
     rows = [*labels, *([NO_LABEL] if (before == NO_LABEL).any() else [])]
@@ -191,8 +276,23 @@ def refine_flow(given: Sequence[str | None], refined: Sequence[str | None], labe
     return figure
 
 
-def label_distributions(frame: pd.DataFrame, xlabel: str = "share of the answer") -> Figure:
-    """Distributions over labels (columns) as stacked bars, a row per clip or sentence (index)."""
+def label_distributions(frame: pd.DataFrame, xlabel: str = "share of the answer") -> Figure | Note:
+    """Distributions over labels as stacked bars.
+
+    Parameters
+    ----------
+    frame : DataFrame (N, C)
+        A row for each clip or sentence, whose name is the index; a column for each label.
+    xlabel : str
+        What the bars are made of.
+
+    Returns
+    -------
+    Figure or Note
+        A note where there is no row.
+    """
+    if frame.empty:
+        return Note("There is no distribution to draw.")
     colours = emotion_colours(frame.columns)
     many = len(frame) > MANY_ROWS
     if many:
@@ -230,7 +330,18 @@ def label_distributions(frame: pd.DataFrame, xlabel: str = "share of the answer"
 
 
 def class_f1(table: pd.DataFrame) -> Figure:
-    """F1 per label (column or index); column f1, optional model (colour) and support (clips)."""
+    """F1 of each label.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Column f1, label as a column or index; optionally model (colour) and support (clips with this label).
+
+    Returns
+    -------
+    Figure
+        One bar for each label, and model where there are several.
+    """
     table = table if "label" in table else table.rename_axis("label").reset_index()
     labels = list(dict.fromkeys(table["label"]))
     models = list(dict.fromkeys(table["model"])) if "model" in table else []
@@ -267,10 +378,24 @@ def class_f1(table: pd.DataFrame) -> Figure:
 
 
 PANELS = 5  # side by side
+UNTESTED = "There are no labelled test clips."
 
 
-def subsets(table: pd.DataFrame) -> Figure:
-    """Score of every subset of branches; columns branches (joined by +), weighted_f1, low, high."""
+def subsets(table: pd.DataFrame) -> Figure | Note:
+    """Score of every subset of branches.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns branches (joined by +), weighted_f1, low, high.
+
+    Returns
+    -------
+    Figure or Note
+        A note where the table is empty: there are no labelled test clips.
+    """
+    if table.empty:
+        return Note(UNTESTED)
     table = table.sort_values("weighted_f1", ascending=False, kind="stable")
     rows = [name.split("+") for name in table["branches"]]
     names = max(rows, key=len)
@@ -303,7 +428,7 @@ def subsets(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def noise(table: pd.DataFrame, kept: pd.DataFrame) -> Figure:
+def noise(table: pd.DataFrame, kept: pd.DataFrame) -> Figure | Note:
     """Score against noise on one branch, a panel each.
 
     Parameters
@@ -312,7 +437,14 @@ def noise(table: pd.DataFrame, kept: pd.DataFrame) -> Figure:
         Columns branch, noise (standard deviations), weighted_f1, low, high.
     kept : DataFrame
         What `subsets` takes; the score with the branch hidden is dashed.
+
+    Returns
+    -------
+    Figure or Note
+        A note where the table is empty: there are no labelled test clips.
     """
+    if table.empty:
+        return Note(UNTESTED)
     names = list(table["branch"].unique())
     score = kept.set_index("branches")["weighted_f1"]
     columns = min(len(names), PANELS)
@@ -334,4 +466,32 @@ def noise(table: pd.DataFrame, kept: pd.DataFrame) -> Figure:
         ax.set_ylabel("weighted F1")
     about = "noise on the branch (standard deviations of each dimension); band: 95 % interval; dashed: hidden"
     figure.supxlabel(about, fontsize=9)
+    return figure
+
+
+def official_curves(curves: pd.DataFrame) -> Figure | Note:
+    """Weighted F1 of each held-out fold of the official protocol, epoch by epoch, with its best epoch.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Columns fold (from 0), epoch (from 1) and weighted_f1.
+
+    Returns
+    -------
+    Figure or Note
+        A note where the table is empty: the protocol was not run.
+    """
+    if curves.empty:
+        return Note("There is no curve: the protocol was not run.")
+    figure, (ax,) = picture(height=3.2, alt="Weighted F1 of each held-out fold by epoch")
+    folds = list(curves["fold"].unique())
+    for fold, colour in zip(folds, sns.color_palette("colorblind", len(folds)).as_hex(), strict=True):
+        curve = curves[curves["fold"] == fold]
+        best = curve.loc[curve["weighted_f1"].idxmax()]
+        ax.plot(curve["epoch"], curve["weighted_f1"], color=colour, lw=1.2, label=f"fold {fold}")
+        ax.plot(best["epoch"], best["weighted_f1"], "o", ms=6, color=colour)
+    ax.set(xlabel="epoch (dot: the epoch that is reported)", ylabel="weighted F1 (held-out fold)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

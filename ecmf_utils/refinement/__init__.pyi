@@ -1,1 +1,2 @@
-from .labels import measure_reliability as measure_reliability, refine as refine
+from .label_audit import audit as audit
+from .labels import read as read, refine as refine, save as save

@@ -2,19 +2,22 @@
 
 Sources: the given label, one out-of-fold softmax regression per branch, and the language model's
 distribution. `votes` weighs them and says which given labels to doubt. The truth is never an
-argument.
+argument. This module also writes and reads `labels/refined.parquet`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ecmf_utils.features import Features, take_clips
-from ecmf_utils.files import EcmfError
-from ecmf_utils.models.linear import Scaler, out_of_fold, softmax_regression, training_rows
+from ecmf_utils import corpus, enrichment
+from ecmf_utils.features import Features, load as load_features, take_clips
+from ecmf_utils.files import EcmfError, data_dir, named, read_parquet, write_parquet
+from ecmf_utils.models.linear import EXTRA, Scaler, out_of_fold, softmax_regression, training_rows
 
 from .votes import confident_learning, fuse, normalised
 
@@ -22,7 +25,93 @@ NONE_HELD_OUT = -1  # `for_fold` of the rows made with every labelled clip
 PSEUDO_WEIGHT = 0.5  # a pseudo-label never counts as much as a person's
 
 
-def refine(
+def refine(profile: str, branches: Sequence[str], labels: Sequence[str], **settings: Any) -> pd.DataFrame:
+    """Refine the training labels of a profile, for the training set of every outer fold.
+
+    The sources are the given labels, one model for each branch and, where `context` is among the branches,
+    the answers of the language model. Nothing is written; see `save`.
+
+    Parameters
+    ----------
+    profile : str
+        Whose clips, folds and features to use.
+    branches : sequence of str
+        Branches that become sources, one model each.
+    labels : sequence of str
+        Names of the C classes.
+    **settings
+        `n_inner`, `change_at`, `drop_below`, `pseudo_at` and `seed` of `refine_clips`.
+
+    Returns
+    -------
+    DataFrame
+        The table of `refine_clips`.
+
+    Raises
+    ------
+    EcmfError
+        The features or the answers of a clip are missing, or a training clip has no label.
+    """
+    clips = corpus.read_clips(profile).set_index("clip_id")
+    folds = corpus.read_folds(profile).set_index("clip_id")["fold"]
+    clips = clips.loc[[*folds.index, *clips.index[clips["split"] == "unlabelled"]]]
+    vectors = load_features(profile, list(branches), clip_ids=list(clips.index))
+    number = {label: i for i, label in enumerate(labels)}
+    given = clips["label"].map(number).fillna(-1).astype(int).to_numpy()
+    fold = folds.reindex(clips.index).fillna(EXTRA).astype(int).to_numpy()
+    enriched = "context" in [named(branch)[0] for branch in branches]
+    llm = enrichment.read_distributions(profile, clips, list(labels)) if enriched else None
+    return refine_clips(vectors, given, fold, clips["group"].to_numpy(object), llm, labels, **settings)
+
+
+def save(profile: str, refined: pd.DataFrame, labels: Sequence[str], **settings: Any) -> Path:
+    """Write refined labels to `data/<profile>/labels/refined.parquet`.
+
+    Parameters
+    ----------
+    profile : str
+        Whose labels they are.
+    refined : DataFrame
+        The table of `refine`.
+    labels : sequence of str
+        Names of the classes; they go into the header of the file.
+    **settings
+        Those that `refine` was called with; they go into the header, too.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    return write_parquet(refined, _path(profile), {"labels": list(labels), **settings})
+
+
+def read(profile: str) -> pd.DataFrame:
+    """Read the refined labels that `save` has written.
+
+    Parameters
+    ----------
+    profile : str
+        Whose labels to read.
+
+    Returns
+    -------
+    DataFrame
+        The table of `refine_clips`.
+
+    Raises
+    ------
+    EcmfError
+        Notebook 40 has not run, or the file is damaged.
+    """
+    return read_parquet(_path(profile), made_by=f"`ecmf run 40 --profile {profile}`")
+
+
+def _path(profile: str) -> Path:
+    return data_dir(profile) / "labels" / "refined.parquet"
+
+
+def refine_clips(
     features: Features,
     given: np.ndarray,
     folds: np.ndarray,
@@ -36,7 +125,7 @@ def refine(
     pseudo_at: float = 0.9,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Refined labels for the training set of every outer fold.
+    """Refine the labels of clips, for the training set of every outer fold.
 
     Parameters
     ----------
@@ -50,12 +139,18 @@ def refine(
         Speakers or sources; inner folds never cross them.
     llm : float array, shape (N, C), or None
         The language model's distribution; NaN rows where it gave none.
+    labels : sequence of str
+        Names of the C classes.
+    n_inner : int
+        Inner folds of the source models.
     change_at : float
         Confidence needed to change a label.
     drop_below : float
         A label less confident than this is dropped (weight 0); 0: never.
     pseudo_at : float
         Confidence needed to give an unlabelled clip a label; above 1: never.
+    seed : int
+        Of the inner folds.
 
     Returns
     -------
@@ -66,6 +161,11 @@ def refine(
         changed, weighted, dropped, added), `weight` for training, `why`, the fused distribution
         `p_<label>`, and every source's `s_<source>_<label>` (null where it is silent). Unlabelled
         clips below `pseudo_at` have no row.
+
+    Raises
+    ------
+    EcmfError
+        The arrays are not of one length, or a clip with a fold has no label.
     """
     given, folds, groups = (np.asarray(v) for v in (given, folds, groups))
     llm = None if llm is None else np.asarray(llm, float)
@@ -74,10 +174,9 @@ def refine(
     parts = []
     for fold in [NONE_HELD_OUT, *sorted({int(f) for f in folds if f >= 0})]:
         rows = training_rows(folds, groups, fold)
-        known = None if llm is None else llm[rows]
-        clips = (take_clips(features, rows), given[rows], groups[rows], known)
-        found = sources(*clips, len(labels), n_inner, seed)
-        table = decide(found, given[rows], labels, **thresholds)
+        answers = None if llm is None else llm[rows]
+        opinions = sources(take_clips(features, rows), given[rows], groups[rows], answers, len(labels), n_inner, seed)
+        table = decide(opinions, given[rows], labels, **thresholds)
         table.insert(0, "clip_id", [features.clip_ids[i] for i in rows])
         table.insert(1, "for_fold", fold)
         parts.append(table[table["action"] != ""])
@@ -158,34 +257,6 @@ def decide(
     shown = {"p": posterior, **{f"s_{name}": p for name, p in found.items()}}
     wide = [pd.DataFrame(p, columns=[f"{key}_{label}" for label in labels]) for key, p in shown.items()]
     return pd.concat([table, *wide], axis=1)
-
-
-def measure_reliability(refined: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """How often each source speaks and agrees, over the labelled clips with no fold held out.
-
-    Returns
-    -------
-    DataFrame
-        Index source; `clips` (it speaks of), `agrees with given`, `agrees with refined` (0-1).
-    """
-    rows = refined[(refined["for_fold"] == NONE_HELD_OUT) & (refined["action"] != "added")]
-    end = f"_{labels[0]}"
-    names = [
-        name
-        for column in rows
-        if column == f"s_{(name := column[2 : -len(end)])}{end}"
-        and all(f"s_{name}_{label}" in rows for label in labels)  # one label may end another
-    ]
-    table = {}
-    for name in names:
-        p = rows[[f"s_{name}_{label}" for label in labels]].to_numpy(float)
-        spoke = np.isfinite(p[:, 0])
-        said = np.array(list(labels), dtype=object)[np.nan_to_num(p).argmax(1)]
-        table[name] = {"clips": int(spoke.sum())}
-        for column in ("given", "refined"):
-            agrees = (said == rows[column].to_numpy(object))[spoke]
-            table[name][f"agrees with {column}"] = float(agrees.mean()) if len(agrees) else np.nan
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("source")
 
 
 def _opinions(x, there, labelled, targets, groups, n_inner: int, seed: int) -> np.ndarray:

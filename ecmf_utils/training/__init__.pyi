@@ -2,9 +2,8 @@ from .cross_validation import load_run as load_run, predict_heads as predict_hea
 from .prediction import (
     choose_input as choose_input,
     encode_clip as encode_clip,
-    list_available as list_available,
-    predict_branches as predict_branches,
     predict_clip as predict_clip,
+    save_prediction as save_prediction,
 )
 from .problem import load_problem as load_problem
 from .runs import (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from ecmf_utils.corpus.readers import own
 from ecmf_utils.encoders import loading
 from ecmf_utils.enrichment import answers
 from ecmf_utils.features import extraction
-from ecmf_utils.files import EcmfError, data_dir, given_path
+from ecmf_utils.files import EcmfError, data_dir, given_path, write_json
 from ecmf_utils.media import faces, reading
 
 from . import cross_validation
@@ -26,10 +28,17 @@ def choose_input(profile: str, clip: str = "", text: str | None = None) -> dict[
 
     Parameters
     ----------
+    profile : str
+        Whose corpus to take a clip of.
     clip : str
         A video file; empty for a clip of the corpus.
     text : str, optional
         Its transcript, instead of the corpus's or of `<clip>.txt`.
+
+    Returns
+    -------
+    dict
+        The columns of `clips.parquet`.
 
     Raises
     ------
@@ -51,7 +60,7 @@ def choose_input(profile: str, clip: str = "", text: str | None = None) -> dict[
 
 
 def encode_clip(
-    one: dict[str, Any],
+    clip: dict[str, Any],
     profile: str,
     branches: Sequence[str],
     labels: list[str],
@@ -61,26 +70,48 @@ def encode_clip(
 ) -> features.Features:
     """The vectors of a clip, with the encoders that the corpus was encoded with.
 
+    Parameters
+    ----------
+    clip : dict
+        The row of the clip, of `choose_input`.
+    profile : str
+        Whose encoders to use; their recipes are read from its feature files.
+    branches : sequence of str
+        Branches to encode.
+    labels : list of str
+        What the language model's answer is over.
+    device : str
+        auto, cpu, cuda, cuda:1.
+    base_url : str
+        Server of the language model, for the branch `context`.
+    allow_remote : bool
+        Whether the transcript may leave this machine.
+
     Returns
     -------
     Features
         One clip; a branch that cannot be had is not present, and its x is zero.
+
+    Raises
+    ------
+    EcmfError
+        The corpus has no features of a branch, or a single clip cannot be encoded for it.
     """
     x, present, dims = {}, {}, {}
     for branch in branches:
         chosen = features.read_selected(profile, branch)
         name = files.named(branch)[0]
-        row, reader = _reader(one, profile, name, chosen["recipe"], labels, base_url, allow_remote)
+        row, reader = _reader(clip, profile, name, chosen["recipe"], labels, base_url, allow_remote)
         model = loading.load_from_recipe(chosen["recipe"], name, device)
         made = extraction.encode_row(row, model, reader, chosen["recipe"])
         vector = _pooled(made, chosen["recipe"])
         dims[branch], present[branch] = chosen["dim"], np.array([vector is not None])
         x[branch] = np.zeros((1, chosen["dim"]), np.float32) if vector is None else vector[None].astype(np.float32)
-    return features.Features([one["clip_id"]], x, present, dims)
+    return features.Features([clip["clip_id"]], x, present, dims)
 
 
 def _reader(
-    one: dict[str, Any],
+    clip: dict[str, Any],
     profile: str,
     branch: str,
     how: dict[str, Any],
@@ -89,11 +120,11 @@ def _reader(
     remote: bool,
 ) -> tuple[dict[str, Any], Any]:
     if branch == "face":
-        return one, partial(_crops, settings=how["extra"]["crops"])
+        return clip, partial(_crops, settings=how["extra"]["crops"])
     if branch == "context":
-        answer = answers.ask(profile, [one["text"]], labels, how["extra"]["model"], base_url, remote)
+        answer = answers.ask(profile, [clip["text"]], labels, how["extra"]["model"], base_url, remote)
         said = enrichment.render_answer(answer.iloc[0].to_dict(), labels) if len(answer) else None
-        return one | {"text": said}, features.read_text
+        return clip | {"text": said}, features.read_text
     reader = {
         "scene": features.read_scene,
         "audio": features.read_audio,
@@ -101,7 +132,7 @@ def _reader(
     }.get(branch)
     if reader is None:
         raise EcmfError(f"branch {branch!r}: a single clip can be encoded for scene, face, audio, text and context")
-    return one, partial(reader, **how["extra"])
+    return clip, partial(reader, **how["extra"])
 
 
 def _crops(row: dict[str, Any], settings: dict[str, Any]) -> np.ndarray:
@@ -119,35 +150,83 @@ def _pooled(made: dict[str, Any], how: dict[str, Any]) -> np.ndarray | None:
     return made.get("vector")
 
 
-def list_available(inputs: features.Features, branches: Sequence[str]) -> pd.DataFrame:
-    """Which branches of the clip could be encoded: index branch, columns `dimension`, `present`."""
-    return pd.DataFrame(
-        {
-            "dimension": [inputs.dims[b] for b in branches],
-            "present": [bool(inputs.present[b][0]) for b in branches],
-        },
-        index=list(branches),
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says of one clip.
+
+    Attributes
+    ----------
+    distribution : Series (C,)
+        Mean probability over all folds and seeds, index label.
+    weights : Series (B,) or None
+        Mean weight of each branch, index branch; None where the model has no branch weights.
+    alone : DataFrame
+        The distribution for each present branch when all other branches are hidden: index branch, columns labels.
+    """
+
+    distribution: pd.Series
+    weights: pd.Series | None
+    alone: pd.DataFrame
+
+
+def predict_clip(
+    inputs: features.Features, profile: str, run_name: str, branches: Sequence[str], labels: Sequence[str]
+) -> Prediction:
+    """Predict one clip with all fitted models of a run, and with each branch alone.
+
+    Parameters
+    ----------
+    inputs : Features
+        The vectors of the clip, of `encode_clip`.
+    profile : str
+        Whose run to use.
+    run_name : str
+        A folder of `data/<profile>/runs`, such as `ecmf`.
+    branches, labels : sequence of str
+        Those that the run was trained with, in its order.
+
+    Returns
+    -------
+    Prediction
+        Distribution, branch weights, and the distribution of each branch alone.
+
+    Raises
+    ------
+    EcmfError
+        There is no such run, or it was trained by other code than there is now.
+    """
+    models = cross_validation.load_run(data_dir(profile) / "runs" / run_name)
+    proba, weights = cross_validation.predict_mean(models, inputs)
+    present = [branch for branch in branches if inputs.present[branch][0]]
+    alone = {
+        branch: cross_validation.predict_without(models, inputs, [other for other in branches if other != branch])[0]
+        for branch in present
+    }
+    return Prediction(
+        pd.Series(proba[0], list(labels), name="probability"),
+        None if weights is None else pd.Series(weights[0], list(branches), name="weight"),
+        pd.DataFrame.from_dict(alone, orient="index", columns=list(labels)),
     )
 
 
-def predict_clip(inputs: features.Features, profile: str, run_name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean probability (C,) and mean branch weights (B,) of all folds and seeds of a run."""
-    models = cross_validation.load_run(data_dir(profile) / "runs" / run_name)
-    proba, weights = cross_validation.predict_mean(models, inputs)
-    return proba[0], None if weights is None else weights[0]
+def save_prediction(profile: str, clip_id: str, prediction: Prediction) -> Path:
+    """Write the prediction of one clip to `data/<profile>/predict/prediction.json`.
 
+    Parameters
+    ----------
+    profile : str
+        Whose run predicted.
+    clip_id : str
+        Name of the clip.
+    prediction : Prediction
+        Of `predict_clip`.
 
-def predict_branches(
-    inputs: features.Features,
-    profile: str,
-    run_name: str,
-    branches: Sequence[str],
-    labels: list[str],
-) -> pd.DataFrame:
-    """What the fusion says of each present branch when all others are hidden: index branch, columns labels."""
-    models = cross_validation.load_run(data_dir(profile) / "runs" / run_name)
-    rows = {}
-    for branch in [b for b in branches if inputs.present[b][0]]:
-        others = [b for b in branches if b != branch]
-        rows[branch] = cross_validation.predict_without(models, inputs, others)[0]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=labels)
+    Returns
+    -------
+    Path
+        The file: the clip, its most probable label, that probability, and the distribution.
+    """
+    shares = prediction.distribution
+    answer = {"clip": clip_id, "predicted": shares.idxmax(), "probability": round(float(shares.max()), 3)}
+    path = data_dir(profile) / "predict" / "prediction.json"
+    return write_json(path, answer | {"distribution": shares.to_dict()})

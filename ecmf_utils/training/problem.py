@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from ecmf_utils import corpus, features
+from ecmf_utils import corpus, features, refinement
 from ecmf_utils.corpus.label_map import becomes as map_labels, index_labels
-from ecmf_utils.files import EcmfError, data_dir, read_parquet, show
+from ecmf_utils.files import EcmfError, data_dir, show
 from ecmf_utils.models.linear import EXTRA, training_rows
 
 
@@ -133,6 +133,12 @@ def load_problem(
 
     Parameters
     ----------
+    profile : str
+        Whose clips are tested, and learned from unless `train_profile` names others.
+    branches : sequence of str
+        Branches of the features, in this order.
+    labels : sequence of str
+        Names of the C classes, in this order.
     trained_on : {"refined", "given"}
         Refined labels differ for every held-out fold: those for fold k were made without fold k.
     train_profile : str
@@ -227,10 +233,7 @@ def _held_out(clips: pd.DataFrame, labels: Sequence[str], cross: bool) -> tuple[
 
 
 def _read_refined(profile: str, becomes: Mapping[str, str | None]) -> pd.DataFrame:
-    refined = read_parquet(
-        data_dir(profile) / "labels" / "refined.parquet",
-        made_by=f"`ecmf run 40 --profile {profile}`",
-    )
+    refined = refinement.read(profile)
     mapped = refined["refined"].map(becomes)
     lost = refined["refined"].notna() & mapped.isna()  # refined into a label that has no counterpart
     return refined.assign(refined=mapped.where(mapped.notna(), None))[~lost]

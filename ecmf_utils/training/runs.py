@@ -24,10 +24,28 @@ ROLES = ("oof", "test", "unlabelled")
 def cross_validate(profile: str, key: str, problem: Problem, make: Any, seeds: Sequence[int]) -> cross_validation.Run:
     """Train and predict every fold and seed of a run; fits already on disk are reused.
 
+    Parameters
+    ----------
+    profile : str
+        Where to keep the fits.
+    key : str
+        Name of the run, a folder of `data/<profile>/runs`.
+    problem : Problem
+        Of `load_problem`.
+    make : callable
+        Returns an untrained estimator, see `models.bind_model`.
+    seeds : sequence of int
+        Runs that are averaged.
+
     Returns
     -------
-    training.Run
+    Run
         `oof` (M, C) for the labelled training clips, `test` for all other clips.
+
+    Raises
+    ------
+    EcmfError
+        A group lies in two folds, or there are fewer than two folds.
     """
     result = cross_validation.cross_validate(
         make,
@@ -54,6 +72,22 @@ def load_finished(
     profile: str, key: str, branches: Sequence[str], labels: Sequence[str]
 ) -> tuple[list[dict[str, Any]], Problem]:
     """The score rows that a run left, and what it has learned from.
+
+    Parameters
+    ----------
+    profile : str
+        Whose run to read.
+    key : str
+        Name of the run, such as `ecmf`.
+    branches, labels : sequence of str
+        Those that the run is expected to have.
+
+    Returns
+    -------
+    rows : list of dict
+        Score rows.
+    problem : Problem
+        Features, labels and folds.
 
     Raises
     ------
@@ -103,6 +137,22 @@ def score_rows(profile: str, problem: Problem, result: cross_validation.Run, mod
     """One row per split and kind of truth: what `results.json` lists.
 
     A generated corpus is also scored on its known truth; a real one on the observed labels only.
+
+    Parameters
+    ----------
+    profile : str
+        Whose truth to score on.
+    problem : Problem
+        Of `load_problem`.
+    result : Run
+        Of `cross_validate`.
+    model : str
+        Name of the model.
+
+    Returns
+    -------
+    list of dict
+        Score rows, see docs/formats.md.
     """
     n = len(problem.given)
     train_ids = problem.data.clip_ids[:n]
@@ -200,7 +250,21 @@ def _truth(profile: str, problem: Problem) -> pd.Series | None:
 def save_run(
     profile: str, key: str, problem: Problem, result: cross_validation.Run, rows: list[dict[str, Any]]
 ) -> None:
-    """Write the predictions and the score rows of a run, and note that it is whole."""
+    """Write the predictions and the score rows of a run, and note that it is whole.
+
+    Parameters
+    ----------
+    profile : str
+        Where to write.
+    key : str
+        Name of the run.
+    problem : Problem
+        Of `load_problem`.
+    result : Run
+        Of `cross_validate`.
+    rows : list of dict
+        Of `score_rows`.
+    """
     folder = data_dir(profile) / "runs" / key
     n = len(problem.given)
     role = problem.clips["split"].reindex(problem.test.clip_ids).to_numpy(object)

@@ -85,7 +85,7 @@ def test_the_sample_leaves_out_what_cannot_be_decoded():
             {"clip_id": "d", "duration_s": 1.0},
         ]
     )
-    assert list(corpus.sample_clips(clips, 10)["clip_id"]) == ["a"]
+    assert list(exploration.sample_clips(clips, 10)["clip_id"]) == ["a"]
 
 
 def test_measuring_nothing_gives_the_columns():
@@ -96,7 +96,9 @@ def test_measuring_nothing_gives_the_columns():
 
 
 def test_the_spread_of_what_nobody_knows_is_a_dash():
-    table = corpus.describe_measures(pd.DataFrame({"a": [1.0, 3.0], "b": np.nan}), {"a": "first (s)", "b": "second"})
+    table = exploration.describe_measures(
+        pd.DataFrame({"a": [1.0, 3.0], "b": np.nan}), {"a": "first (s)", "b": "second"}
+    )
     assert table.loc["first (s)", ["clips", "mean", "max"]].tolist() == [2, 2.0, 3.0]
     assert table.loc["second", "clips"] == 0 and table.loc["second", "mean"] == "–"
 
@@ -236,3 +238,27 @@ def test_the_clip_to_look_at_has_all_streams_if_one_has(clips):
 def test_an_unknown_clip_is_one_line(clips):
     with pytest.raises(files.EcmfError, match="clip_id='x'"):
         corpus.choose_clip(clips, "x")
+
+
+def test_a_sample_is_measured_beside_the_words_of_all_clips_and_summed_up(tmp_path, home):
+    sound = np.concatenate([np.zeros(8000), tone(0.3), np.zeros(8000)])
+    spoken = clip_row(write(tmp_path / "a.mp4", sound)) | {"text": "two words", "label": "sad", "speaker": "s"}
+    clips = manifest([spoken, {"clip_id": "b", "text": "three more words", "problem": "unknown_label"}])
+    measures = corpus.measure_sample(clips, 10, n_workers=1)
+    assert list(measures.clips["clip_id"]) == ["a"] and list(measures.words["length"]) == [2, 3]
+    assert measures.note == "Measured: 1 clips, drawn at random from 1 probed ones of 2 in all."
+    row = measures.clips.iloc[0]
+    assert (row["label"], row["script"]) == ("sad", "Latin") and row["share"] <= 100
+    assert row["rate"] == pytest.approx(2 / row["speech_s"])
+    assert set(measures.summary.index) == set(measures.names.values())
+    assert measures.names["rate"] == "words per second of speech"
+    summary = corpus.save_summary("p", clips, measures)
+    assert files.read_json(files.data_dir("p") / "explore" / "summary.json") == summary
+    assert {key: summary[key] for key in ("clips", "labelled", "with_problems", "probed", "measured", "scripts")} == {
+        "clips": 2, "labelled": 1, "with_problems": 1, "probed": 1, "measured": 1, "scripts": "Latin",
+    }  # fmt: skip
+
+
+def test_without_media_there_is_a_note_in_place_of_measures(home):
+    measures = corpus.measure_sample(manifest([{"clip_id": "a"}]), 10, n_workers=1)
+    assert measures.clips.empty and measures.summary == "There are no media to measure."

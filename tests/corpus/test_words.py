@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ecmf_utils import corpus
+from ecmf_utils.corpus import exploration
 
 
 def said(*texts, language=None):
@@ -56,4 +57,6 @@ def test_no_transcript_at_all_is_one_line():
 def test_a_rate_needs_speech():
     _, table = said("one two three", "one two three", None)
     measured = pd.DataFrame({"clip_id": ["c1", "c0", "c2"], "speech_s": [0.1, 1.5, 2.0]})
-    assert corpus.measure_speech_rates(table, measured).tolist() == pytest.approx([np.nan, 2.0, np.nan], nan_ok=True)
+    assert exploration.measure_speech_rates(table, measured).tolist() == pytest.approx(
+        [np.nan, 2.0, np.nan], nan_ok=True
+    )

@@ -22,7 +22,7 @@ def test_peak_memory_is_that_of_the_process_itself_not_of_its_parent():
 
 def test_peak_memory_is_taken_of_fresh_processes(tmp_path):
     name = untrained.save("hubert", tmp_path)
-    table = extraction.peak_memory([2, 40], name)
+    table = extraction.measure_memory([2, 40], name)
     assert table["clips"].tolist() == [2, 40] and table["ratio"][0] == 1
     assert 0.9 < table["ratio"][1] < 1.3 and table["peak (MiB)"].between(100, 5000).all()
 
@@ -31,6 +31,6 @@ def test_the_whole_extraction_is_held_against_the_bare_model(tmp_path):
     name = untrained.save("bert", tmp_path)
     (tmp_path / "clips").mkdir()
     clips = extraction.make_clips(tmp_path / "clips", 2, 60)
-    found = extraction.efficiency("text", name, clips, 2, "cpu")
+    found = extraction.measure_efficiency("text", name, clips, 2, "cpu")
     assert found["efficiency"] == pytest.approx(found["whole (clips/s)"] / found["bare (clips/s)"])
     assert 0 < found["efficiency"] < 2 and found["GPU busy (%)"] is None

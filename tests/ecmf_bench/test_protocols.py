@@ -28,7 +28,7 @@ def test_made_up_features_are_hard_but_not_hopeless_and_the_same_twice():
 
 
 def test_both_sides_are_measured_on_their_own():
-    table = protocols.compare(SMALL, [0], 2)
+    table = protocols.compare_protocols(SMALL, [0], 2)
     assert list(table["protocol"]) == ["official", "ours"] and (table["CPU s"] > 0).all()
     assert table["test"].between(0.01, 1).all() and (table["peak (MiB)"] > 100).all()
     official, ours = table.iloc[0], table.iloc[1]
@@ -65,19 +65,19 @@ def test_no_side_is_billed_for_what_it_imports(monkeypatch, side):
 
 
 def test_a_search_is_measured_too():
-    found = protocols.search(SMALL, 2, epochs=3)
+    found = protocols.measure_search(SMALL, 2, epochs=3)
     assert found["CPU s"] > 0 and 0.05 < found["test"] < 1
 
 
 def test_growth_is_measured_on_as_many_clips_as_are_asked_for():
-    table = protocols.scaling([200, 400], n_branches=2, dim=16, epochs=2)
+    table = protocols.measure_scaling([200, 400], n_branches=2, dim=16, epochs=2)
     assert list(table["clips"]) == [200, 400] and table["ratio"][0] == 1 and (table["peak (MiB)"] > 100).all()
     assert table["µs a clip"][1] == pytest.approx(1e6 * table["CPU s"][1] / 400)
 
 
 @pytest.mark.slow
 def test_100000_clips_of_five_branches_stay_under_six_gib():
-    table = protocols.scaling([100_000], dim=768)
+    table = protocols.measure_scaling([100_000], dim=768)
     assert table["peak (MiB)"][0] < 6 * 1024
 
 

@@ -18,6 +18,7 @@ from ecmf_utils.features import store
 from ecmf_utils.files import EcmfError, data_dir, read_json, reports_dir, write_json, write_parquet
 from ecmf_utils.models import registry
 from ecmf_utils.notebook import steps
+from ecmf_utils.scores import KEYS
 from ecmf_workflow import cli, results
 from ecmf_workflow.pages import index, markup, page as pages_page, scoreboard
 from ecmf_workflow.pages.page import to_html
@@ -258,7 +259,7 @@ def test_results_have_the_keys_of_the_contract(home):
     assert found["clips"] == {"total": 4, "train": 2, "test": 1, "unlabelled": 1, "problems": 2}
     assert set(found["notebooks"][0]) >= {"name", "seconds", "peak_memory_mb", "html"}
     assert found["notebooks"][0]["html"] == "00_start_here.html"
-    assert set(found["scores"][0]) == set(results.SCORE_KEYS)
+    assert set(found["scores"][0]) == set(KEYS)
     assert found["seconds"] == 12.3 and found["commit"] == "0123456789abcdef"
 
 

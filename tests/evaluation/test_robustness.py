@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecmf_utils import evaluation, features, metrics, plots, training
+from ecmf_utils import features, metrics, plots, training
 from ecmf_utils.evaluation import robustness
 from ecmf_utils.features import loading
 from ecmf_utils.models import bind_model
@@ -36,7 +36,7 @@ def test_there_are_31_subsets_of_five_and_none_twice():
 def test_every_subset_is_predicted_and_what_is_gone_is_not_read(trained):
     run, test, y = trained
     models = run(DIMS)
-    table = evaluation.score_subsets(models, test, y)
+    table = robustness.score_subsets(models, test, y)
     assert list(table["kept"]) == [3, 2, 2, 2, 1, 1, 1]
     whole = metrics.score(y, cross_validation.predict_mean(models, test)[0])["weighted_f1"]
     assert table["weighted_f1"][0] == pytest.approx(whole)
@@ -50,14 +50,14 @@ def test_every_subset_is_predicted_and_what_is_gone_is_not_read(trained):
     assert (only_text["loss low"], only_text["loss high"]) == pytest.approx(alone.ci)
     assert alone.p <= only_text["p (Holm)"] <= min(1, 6 * alone.p)
     garbled = loading.replace(test, x={b: x if b == "text" else x + 1e3 for b, x in test.x.items()})
-    same = evaluation.score_subsets(models, garbled, y).set_index("branches")["weighted_f1"]
+    same = robustness.score_subsets(models, garbled, y).set_index("branches")["weighted_f1"]
     assert same["text"] == table.set_index("branches")["weighted_f1"]["text"]
     assert plots.subsets(table).axes
 
 
 def test_the_best_branch_alone_loses_little_against_its_own_model(trained):
     run, test, y = trained
-    table = evaluation.score_subsets(run(DIMS), test, y)
+    table = robustness.score_subsets(run(DIMS), test, y)
     alone = table[table["kept"] == 1].set_index("branches")["weighted_f1"]
     best = alone.idxmax()
     own = metrics.score(y, cross_validation.predict_mean(run([best]), test)[0])["weighted_f1"]
@@ -66,12 +66,12 @@ def test_the_best_branch_alone_loses_little_against_its_own_model(trained):
 
 def test_noise_hurts_the_branch_it_is_on_by_and_by(trained):
     run, test, y = trained
-    table = evaluation.score_noise(run(DIMS), test, y, seed=1)
+    table = robustness.score_noise(run(DIMS), test, y, seed=1)
     assert set(table["noise"]) == {0.0, *robustness.NOISE} and set(table["branch"]) == set(DIMS)
     mean = table.groupby("noise")["weighted_f1"].mean()
     assert mean[0.0] > mean[2.0] + 0.03
     assert (table["loss"].isna() == (table["noise"] == 0)).all() and table["p (Holm)"].dropna().between(0, 1).all()
-    assert plots.noise(table, evaluation.score_subsets(run(DIMS), test, y)).axes
+    assert plots.noise(table, robustness.score_subsets(run(DIMS), test, y)).axes
 
 
 def test_noise_has_the_size_asked_for_touches_one_branch_and_no_absent_clip():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ecmf_utils import plots
 from ecmf_utils.evaluation.robustness import list_subsets
+from ecmf_utils.notebook import Note
 from ecmf_utils.plots import theme
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
@@ -47,6 +48,8 @@ def examples(labels, branches):
     kept = pd.DataFrame({"branches": ["+".join(some) for some in list_subsets(branches)]})
     kept = kept.assign(weighted_f1=0.5, low=0.4, high=0.6)
     noisy = pd.DataFrame([(b, s, 0.5, 0.4, 0.6) for b in branches for s in (0, 1)])
+    curves = pd.DataFrame([(k, e, k / 9 + e / 99) for k in range(5) for e in range(1, 9)])
+    curves.columns = ["fold", "epoch", "weighted_f1"]
     noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
     return {
         "class_balance": plots.class_balance(clips, labels),
@@ -65,6 +68,7 @@ def examples(labels, branches):
         "class_f1": plots.class_f1(f1),
         "subsets": plots.subsets(kept),
         "noise": plots.noise(noisy, kept),
+        "official_curves": plots.official_curves(curves),
     }
 
 
@@ -164,6 +168,8 @@ def test_calibration_keeps_its_interval_between_0_and_1():
 def test_noise_is_a_panel_a_branch_with_the_level_of_the_hidden_branch():
     kept = pd.DataFrame({"branches": ["face+audio", "face", "audio"], "weighted_f1": [0.9, 0.7, 0.6]})
     noisy = pd.DataFrame([(b, s, 0.8, 0.7, 0.9) for b in ("face", "audio") for s in (0, 1)])
+    curves = pd.DataFrame([(k, e, k / 9 + e / 99) for k in range(5) for e in range(1, 9)])
+    curves.columns = ["fold", "epoch", "weighted_f1"]
     noisy.columns = ["branch", "noise", "weighted_f1", "low", "high"]
     levels = {ax.get_title("left"): ax.lines[-1].get_ydata()[0] for ax in plots.noise(noisy, kept).axes}
     assert levels == {"face": 0.6, "audio": 0.7}
@@ -173,3 +179,24 @@ def test_curves_of_a_run_without_inner_rows_show_the_loss_alone():
     history = pd.DataFrame({"epoch": [0, 1, 2], "loss": [1.0, 0.7, 0.6]})
     draw(plots.curves(history))
     assert len(plots.curves(history).axes) == 1
+
+
+NOTHING = {
+    "class_balance": lambda: plots.class_balance(pd.DataFrame({"label": [None], "split": ["train"]}), SIX),
+    "contact_sheet": lambda: plots.contact_sheet([], [], empty="No clip has a face."),
+    "waveform_spectrogram": lambda: plots.waveform_spectrogram(None, 16000),
+    "embedding": lambda: plots.embedding(np.zeros((2, 3)), [None, None], SIX),
+    "distributions": lambda: plots.distributions(pd.DataFrame({"seconds": []}), {"seconds": "duration (s)"}),
+    "refine_flow": lambda: plots.refine_flow([], [], SIX),
+    "branch_weights": lambda: plots.branch_weights(None, FIVE, [], SIX),
+    "label_distributions": lambda: plots.label_distributions(pd.DataFrame(columns=SIX)),
+    "subsets": lambda: plots.subsets(pd.DataFrame()),
+    "noise": lambda: plots.noise(pd.DataFrame(), pd.DataFrame()),
+    "official_curves": lambda: plots.official_curves(pd.DataFrame()),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_where_there_is_nothing_to_draw_a_note_says_so(name):
+    note = NOTHING[name]()
+    assert isinstance(note, Note) and note.endswith(".")

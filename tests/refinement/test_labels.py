@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_utils import refinement
 from ecmf_utils.files import EcmfError
-from ecmf_utils.refinement import labels
+from ecmf_utils.refinement import label_audit, labels
 from ecmf_utils.refinement.votes import confident_learning, fuse
 from tests.made_up import group_numbers, make_branches
 
@@ -40,7 +39,7 @@ def case():
 @pytest.fixture(scope="module")
 def refined(case):
     data, _, given, folds, groups, llm = case
-    return refinement.refine(data, given, folds, groups, llm, NAMES)
+    return labels.refine_clips(data, given, folds, groups, llm, NAMES)
 
 
 def with_truth(refined, case):
@@ -53,7 +52,7 @@ def test_refined_labels_agree_with_the_truth_more_than_given_ones():
     gains = []
     for seed in range(3):
         data, truth, given, folds, groups = problem(seed)
-        table = refinement.refine(data, given, folds, groups, language_model(truth, seed), NAMES)
+        table = labels.refine_clips(data, given, folds, groups, language_model(truth, seed), NAMES)
         lookup = dict(zip(data.clip_ids, np.array(NAMES, object)[truth], strict=True))
         rows = table[table["action"] != "added"]
         true = rows["clip_id"].map(lookup)
@@ -63,7 +62,7 @@ def test_refined_labels_agree_with_the_truth_more_than_given_ones():
 
 def test_clean_labels_are_hardly_touched():
     data, truth, given, folds, groups = problem(noise=0)
-    table = refinement.refine(data, given, folds, groups, language_model(truth), NAMES)
+    table = labels.refine_clips(data, given, folds, groups, language_model(truth), NAMES)
     assert (table["action"] == "changed").mean() < 0.02
 
 
@@ -84,7 +83,7 @@ def test_actions_and_weights_belong_together(refined):
 
 def test_labels_below_drop_below_are_dropped(case):
     data, _, given, folds, groups, llm = case
-    table = refinement.refine(data, given, folds, groups, llm, NAMES, change_at=1.1, drop_below=0.4)
+    table = labels.refine_clips(data, given, folds, groups, llm, NAMES, change_at=1.1, drop_below=0.4)
     dropped = table[table["action"] == "dropped"]
     assert len(dropped) and dropped["refined"].isna().all() and (dropped["weight"] == 0).all()
     assert not (table["action"] == "changed").any() and (dropped["confidence"] < 0.4).all()
@@ -92,7 +91,7 @@ def test_labels_below_drop_below_are_dropped(case):
 
 def test_nothing_is_added_above_one(case):
     data, _, given, folds, groups, llm = case
-    table = refinement.refine(data, given, folds, groups, llm, NAMES, pseudo_at=1.1)
+    table = labels.refine_clips(data, given, folds, groups, llm, NAMES, pseudo_at=1.1)
     assert not (table["action"] == "added").any()
 
 
@@ -130,24 +129,24 @@ def test_every_fold_gets_the_other_clips(refined, case):
 
 def test_refinement_without_a_language_model(case):
     data, _, given, folds, groups, _ = case
-    table = refinement.refine(data, given, folds, groups, None, NAMES)
+    table = labels.refine_clips(data, given, folds, groups, None, NAMES)
     assert "s_llm_happy" not in table and len(table)
 
 
 def test_the_same_input_gives_the_same_table(refined, case):
     data, _, given, folds, groups, llm = case
-    pd.testing.assert_frame_equal(refined, refinement.refine(data, given, folds, groups, llm, NAMES))
+    pd.testing.assert_frame_equal(refined, labels.refine_clips(data, given, folds, groups, llm, NAMES))
 
 
 def test_two_classes_and_one_branch_work():
     data, _, given, folds, groups = problem(n_classes=2, dims={"text": 30})
-    table = refinement.refine(data, given, folds, groups, None, NAMES[:2])
+    table = labels.refine_clips(data, given, folds, groups, None, NAMES[:2])
     assert set(table["refined"].dropna()) <= set(NAMES[:2])
 
 
 def test_fewer_groups_than_inner_folds_work():
     data, _, given, folds, groups = problem(n=60, n_unlabelled=0, n_groups=4)
-    assert len(refinement.refine(data, given, folds, groups, None, NAMES, n_inner=5))
+    assert len(labels.refine_clips(data, given, folds, groups, None, NAMES, n_inner=5))
 
 
 def test_a_useless_source_is_found_unreliable(case):
@@ -177,12 +176,12 @@ def test_a_label_that_ends_another_is_no_source_of_its_own(refined):
     kinds = ("s_given", "s_face", "s_llm")
     columns = {f"{kind}_{old}": f"{kind}_{new}" for kind in kinds for old, new in names.items()}
     kept = [column for column in refined if not column.startswith(("s_audio", "s_text"))]
-    table = refinement.measure_reliability(refined[kept].rename(columns=columns), list(names.values()))
+    table = label_audit.measure_reliability(refined[kept].rename(columns=columns), list(names.values()))
     assert list(table.index) == ["given", "face", "llm"]
 
 
 def test_reliability_has_a_row_per_source(refined):
-    table = refinement.measure_reliability(refined, NAMES)
+    table = label_audit.measure_reliability(refined, NAMES)
     assert list(table.index) == ["given", "face", "audio", "text", "llm"]
     assert table.loc["given", "agrees with given"] == 1
     assert table.loc["llm", "clips"] < table.loc["given", "clips"] == 240
@@ -204,7 +203,7 @@ def test_mistakes_are_one_clear_line(case, change, said):
     data, _, given, folds, groups, llm = case
     c = change({"given": given, "llm": llm})
     with pytest.raises(EcmfError, match=said):
-        refinement.refine(data, c["given"], folds, groups, c["llm"], NAMES)
+        labels.refine_clips(data, c["given"], folds, groups, c["llm"], NAMES)
 
 
 def test_one_speaker_only_leaves_the_branches_silent():

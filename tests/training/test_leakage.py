@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecmf_utils import features, models, refinement
+from ecmf_utils import features, models
 from ecmf_utils.metrics import bootstrap_ci, score
 from ecmf_utils.models.classifier import TorchClassifier
 from ecmf_utils.models.linear import Scaler, group_folds
@@ -149,7 +149,7 @@ def test_refined_rows_for_a_fold_do_not_know_its_labels():
     folds = group_numbers(groups, 4)
     folds[140:], given[140:] = -2, -1
     moved = np.where(folds == 2, (given + 1) % 4, given)
-    one, two = (refinement.refine(data, y, folds, groups, None, NAMES) for y in (given, moved))
+    one, two = (labels.refine_clips(data, y, folds, groups, None, NAMES) for y in (given, moved))
     same = [table[table["for_fold"] == 2].reset_index(drop=True) for table in (one, two)]
     assert same[0].equals(same[1]) and len(same[0]) > 90
     other = [table[table["for_fold"] == 1].reset_index(drop=True) for table in (one, two)]
@@ -161,7 +161,7 @@ def test_refined_rows_for_a_fold_do_not_know_its_features():
     folds = group_numbers(groups, 4)
     x = {b: np.where((folds == 2)[:, None], v * 7 + 3, v).astype(np.float32) for b, v in data.x.items()}
     changed = features.Features(data.clip_ids, x, data.present, data.dims)
-    one, two = (refinement.refine(d, given, folds, groups, None, NAMES) for d in (data, changed))
+    one, two = (labels.refine_clips(d, given, folds, groups, None, NAMES) for d in (data, changed))
     pairs = [table[table["for_fold"] == 2].reset_index(drop=True) for table in (one, two)]
     assert pairs[0].equals(pairs[1])
 
@@ -180,7 +180,7 @@ def test_unlabelled_clips_of_held_out_speakers_are_not_labelled_for_that_fold():
     folds = group_numbers(groups, 4)
     speakers = set(groups[folds == 2])
     folds[120:], given[120:] = -2, -1
-    table = refinement.refine(data, given, folds, groups, None, NAMES, pseudo_at=0.3)
+    table = labels.refine_clips(data, given, folds, groups, None, NAMES, pseudo_at=0.3)
     place = dict(zip(data.clip_ids, groups, strict=True))
     added = table[(table["action"] == "added") & (table["for_fold"] == 2)]
     assert len(added) and not set(added["clip_id"].map(place)) & speakers

@@ -196,7 +196,7 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     planned = evaluation.plan_runs(["ecmf", "late"], ["late"], "logreg", BRANCHES, True, [], ["lmf", "ecmf"], 2)
     ours = {"model": "ecmf", "labels": "refined", "branches": BRANCHES}
     done = {one["key"]: [one] for one in planned} | {"ecmf": [ours]}
-    found = evaluation.pair_runs(done)
+    found = differences.pair_runs(done)
     assert {name: ours for name, (ours, _) in found.items()} == {
         "other models, given labels": "ecmf-face+audio-given",
         "other models, refined labels": "ecmf",
@@ -208,9 +208,9 @@ def test_what_was_searched_is_compared_with_what_was_searched():
     assert found["other models, given labels"][1] == ["late-face+audio-given", *singles]
     assert found["other models, refined labels"][1] == ["late-face+audio-refined"]
     assert len(found["itself otherwise"][1]) == 1 + 5 + 2  # given labels, switches, branches
-    names = {evaluation.describe_run(one, BRANCHES) for one in planned}
+    names = {comparison.describe_run(one, BRANCHES) for one in planned}
     assert {"late · all · refined", "logreg · face · given", "ecmf-no-attention · all · refined"} <= names
-    assert list(evaluation.pair_runs({"ecmf": done["ecmf"]})) == []
+    assert list(differences.pair_runs({"ecmf": done["ecmf"]})) == []
 
 
 def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
@@ -226,7 +226,7 @@ def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
 def test_other_labels_than_any_ecmf_learned_are_told_in_the_name_of_the_family():
     (late,) = evaluation.plan_runs(["late"], [], "", BRANCHES, False)
     done = {late["key"]: [late], "ecmf": [{"model": "ecmf", "labels": "refined", "branches": BRANCHES}]}
-    assert evaluation.pair_runs(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
+    assert differences.pair_runs(done) == {"other models, given labels (ECMF: refined)": ("ecmf", [late["key"]])}
 
 
 def test_what_has_no_settings_to_search_is_run_as_it_is_and_once():
@@ -469,7 +469,7 @@ def test_a_pair_of_equal_runs_differs_by_nothing(profile):
     key = planned[0]["key"]
     table = training.read_predictions("p", key)
     write_parquet(table, data_dir("p") / "predictions" / "twin.parquet")
-    row = evaluation.compare_paired("p", key, ["twin"], LABELS).loc["twin"]
+    row = differences.compare_paired("p", key, ["twin"], LABELS).loc["twin"]
     assert row["difference"] == row["low"] == row["high"] == 0
 
 
@@ -489,9 +489,9 @@ def test_a_difference_that_is_the_same_in_every_draw_has_no_interval_and_no_p():
 
 
 def test_single_branches_of_a_model_are_planned_by_their_labels():
-    found = evaluation.plan_single_branches("logreg", ["face", "text"], "refined")
+    found = comparison.plan_single_branches("logreg", ["face", "text"], "refined")
     assert [one["key"] for one in found] == ["logreg-face-refined", "logreg-text-refined"]
-    assert evaluation.plan_single_branches("", ["face"], "given") == []
+    assert comparison.plan_single_branches("", ["face"], "given") == []
 
 
 def test_a_label_outside_the_label_set_is_named(profile):
@@ -620,10 +620,10 @@ def test_a_run_of_50_that_failed_before_its_end_is_not_compared_with(profile):
 
 def test_the_official_protocol_is_read_back_until_something_changes(profile, monkeypatch):
     problem = training.load_problem("p", BRANCHES, LABELS, "given")
-    first = evaluation.run_official("p", problem, 0, 2)
+    first = official.run_official("p", problem, 0, 2)
     monkeypatch.setattr(official, "cross_validate", lambda *a, **k: pytest.fail("run again"))
-    again = evaluation.run_official("p", problem, 0, 2)
+    again = official.run_official("p", problem, 0, 2)
     assert np.array_equal(again.test, first.test) and again.curves == first.curves
     assert (again.reported, again.settled, again.optimism) == (first.reported, first.settled, first.optimism)
     with pytest.raises(pytest.fail.Exception, match="run again"):
-        evaluation.run_official("p", problem, 1, 2)
+        official.run_official("p", problem, 1, 2)

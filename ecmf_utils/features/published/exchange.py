@@ -44,6 +44,10 @@ def import_features(
 
     Parameters
     ----------
+    profile : str
+        Whose features they become.
+    branch : str
+        Such as `audio`.
     path : path
         A folder of `<name>.npy`, (D,) or (T, D), or of folders `<name>` with one `.npy` (D,) a frame; or a
         Parquet or Arrow table with a column of lists or a column a number; or a CSV table with a column a number.
