@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-import re
 from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils import deterministic
 
 from ecmf_utils.files import EcmfError, show
 from ecmf_utils.metrics import weighted_f1
+from ecmf_utils.parallel import choose_device
 
 from .checkpoints import read_model, write_model
 from .first_stage import FirstStage
@@ -311,19 +311,6 @@ def schedule(done: float, warmup: float) -> float:
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-
-def choose_device(name: str) -> str:
-    """cpu or cuda; `auto` takes cuda where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise EcmfError(f"device {name!r}: expected auto, cpu, cuda or cuda:1")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EcmfError("device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto")
-    if ":" in name and int(name.partition(":")[2]) >= (known := torch.cuda.device_count()):
-        raise EcmfError(f"device {name} was asked for, but torch finds {known} CUDA GPUs, cuda:0 to cuda:{known - 1}")
-    return name
 
 
 @contextlib.contextmanager

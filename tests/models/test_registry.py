@@ -10,7 +10,6 @@ from ecmf_utils import features, models
 from ecmf_utils.files import EcmfError, read_json, write_json
 from ecmf_utils.metrics import score
 from ecmf_utils.models import linear, linear_fusion, networks, registry
-from ecmf_utils.models.classifier import choose_device
 from ecmf_utils.models.linear import Scaler, group_folds, out_of_fold, softmax_regression
 from tests.made_up import DIMS, make_branches, one_hot
 
@@ -397,14 +396,6 @@ def test_a_model_of_a_machine_with_a_gpu_is_loaded_on_one_without(fitted, split,
     info["recipe"]["settings"] = info["recipe"]["settings"] | {"device": "cuda:3"}
     write_json(tmp_path / "model.json", info)
     assert np.array_equal(registry.load_model(tmp_path).predict(split[0])[0], fitted["ecmf"].predict(split[0])[0])
-
-
-def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("cuda:1") == "cuda:1" and choose_device("cuda") == "cuda"
-    with pytest.raises(EcmfError, match="device cuda:7 was asked for, but torch finds 2 CUDA GPUs, cuda:0 to cuda:1"):
-        choose_device("cuda:7")
 
 
 @pytest.mark.parametrize("settings", [{}, {"auxiliary": False}, {"components": 0}])
