@@ -1,9 +1,10 @@
-"""Processes side by side that never outlive the run that started them."""
+"""What a run computes on: worker processes that never outlive it, and the device that PyTorch uses."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
@@ -73,6 +74,32 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def choose_device(name: str) -> str:
+    """The device that PyTorch is to compute on.
+
+    Parameters
+    ----------
+    name : str
+        cpu, cuda, cuda:1 (the second GPU), or auto: cuda where PyTorch finds a GPU, else cpu.
+
+    Raises
+    ------
+    EcmfError
+        Any other name, or a GPU that PyTorch does not find.
+    """
+    import torch  # takes seconds; worker processes import this module too
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise EcmfError(f"device {name!r}: expected auto, cpu, cuda or cuda:1")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EcmfError("device cuda was asked for, but torch finds no CUDA GPU; set device=cpu or auto")
+    if ":" in name and int(name.partition(":")[2]) >= (n_gpus := torch.cuda.device_count()):
+        raise EcmfError(f"device {name} was asked for, but torch finds {n_gpus} CUDA GPUs, cuda:0 to cuda:{n_gpus - 1}")
+    return name
 
 
 def parallel_map(

@@ -1,4 +1,4 @@
-"""Worker processes: order, threads, errors, and that none outlives its parent."""
+"""Worker processes: order, threads, errors, and that none outlives its parent; the choice of a device."""
 
 import os
 import signal
@@ -142,3 +142,26 @@ def test_a_process_that_is_gone_already_ends_the_watcher():
     code = "from ecmf_utils import parallel as workers; import time; workers.die_with_parent(2**22 + 1);"
     done = subprocess.run([sys.executable, "-c", code + "time.sleep(30)"], timeout=20)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("there", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch, there, chosen):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)  # by name: workers import this module without torch
+    assert parallel.choose_device("auto") == chosen and parallel.choose_device("cpu") == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert parallel.choose_device("cuda:1") == "cuda:1" and parallel.choose_device("cuda") == "cuda"
+    with pytest.raises(EcmfError, match="device cuda:7 was asked for, but torch finds 2 CUDA GPUs, cuda:0 to cuda:1"):
+        parallel.choose_device("cuda:7")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EcmfError, match="finds no CUDA GPU; set device=cpu or auto"):
+        parallel.choose_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda:", "cuda1", ""])
+def test_an_unknown_device_is_one_clear_line(name):
+    with pytest.raises(EcmfError, match=f"device '{name}': expected auto, cpu, cuda or cuda:1"):
+        parallel.choose_device(name)

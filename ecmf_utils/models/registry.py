@@ -13,7 +13,7 @@ from ecmf_utils.files import EcmfError, read_json, show
 
 from . import networks, sequence_networks
 from .checkpoints import INFO
-from .classifier import TorchClassifier, check_kinds, check_settings, declared_settings
+from .classifier import TorchClassifier, check_kinds, check_ranges, read_defaults
 from .ecmf import Ecmf
 from .linear_fusion import LateFusion, LogisticRegression, Majority, StackedFusion
 
@@ -71,7 +71,7 @@ def make_model(name: str, dims: dict[str, int], n_classes: int, **settings: Any)
     if not dims:
         raise EcmfError(f"model {name}: no branch to learn from; name at least one in `branches`")
     if name in LINEAR:
-        check_kinds(f"model {name}", settings, declared_settings(LINEAR[name]))
+        check_kinds(f"model {name}", settings, read_defaults(LINEAR[name]))
         model = LINEAR[name](dims, n_classes, **settings)
     else:
         model = _network_model(name, dims, n_classes, settings)
@@ -136,13 +136,13 @@ def is_random(name: str) -> bool:
 
 def _network_model(name: str, dims: dict[str, int], n_classes: int, settings: dict[str, Any]) -> Any:
     network, defaults = NETWORKS[name]
-    own, training = declared_settings(network), declared_settings(TorchClassifier)
+    own, training = read_defaults(network), read_defaults(TorchClassifier)
     check_kinds(f"model {name}", settings, own | training)
     parts = {key: value for key, value in settings.items() if key in own}
     sizes = {key: value for key, value in parts.items() if type(value) is int}
     shares = {key: value for key, value in parts.items() if key.endswith("dropout")}
-    check_settings(f"model {name}: ", at_least_1=sizes, below_1=shares)
+    check_ranges(f"model {name}: ", at_least_1=sizes, below_1=shares)
     rest = defaults | {key: value for key, value in settings.items() if key not in own}
-    if "auxiliary" in own and not rest.get("components", declared_settings(TorchClassifier)["components"]):
+    if "auxiliary" in own and not rest.get("components", read_defaults(TorchClassifier)["components"]):
         parts["auxiliary"] = False  # heads are solved on principal axes: without them there are none
     return TorchClassifier(partial(network, n_classes=n_classes, **parts), dims, **rest)

@@ -23,7 +23,7 @@ from ecmf_utils.metrics import weighted_f1
 
 from . import registry
 from .checkpoints import INFO
-from .classifier import Diverged, check_rows
+from .classifier import DivergenceError, check_rows
 from .linear import group_folds
 
 STARTUP = 10  # random trials before the sampler has something to go by
@@ -107,7 +107,7 @@ class Searched:
                 model = self.make(**settings, **self.trial)
                 try:
                     model.fit(take_clips(features, rest), targets[rest], weights[rest], groups[rest], seed=self.seed)
-                except Diverged:  # these settings are no good, others may be
+                except DivergenceError:  # these settings are no good, others may be
                     return 0.0
                 proba = model.predict(take_clips(features, held))[0]
                 found.append(weighted_f1(targets[held].argmax(1), proba, weights[held]))

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from ecmf_utils.features import Features
 from ecmf_utils.models import first_stage
-from ecmf_utils.models.first_stage import Choice, FirstStage, principal_axes
+from ecmf_utils.models.first_stage import Choice, FirstStage, find_principal_axes
 from ecmf_utils.models.linear import Scaler
 from tests.made_up import DIMS, make_branches, one_hot
 
@@ -28,7 +28,7 @@ def fitted(data, truth, groups, rows=None, **settings):
 @pytest.mark.parametrize(("n", "dim"), [(200, 12), (30, 50)])
 def test_axes_have_unit_variance_do_not_correlate_and_come_by_variance(n, dim):
     x = (np.random.default_rng(0).normal(size=(n, dim)) * np.linspace(0.2, 3, dim)).astype(np.float32)
-    axes, values = principal_axes(x, 8)
+    axes, values = find_principal_axes(x, 8)
     z = x @ axes
     np.testing.assert_allclose(z.T @ z / n, np.eye(8), atol=2e-3)
     singular = np.linalg.svd(x, compute_uv=False)[:8] ** 2 / n
@@ -40,9 +40,10 @@ def test_the_ridge_on_all_axes_is_that_of_scikit_learn(ridge):
     rng = np.random.default_rng(0)
     x, targets = rng.normal(size=(90, 7)).astype(np.float32), one_hot(rng.integers(0, 3, 90), 3)
     x -= x.mean(0)
-    axes, values = principal_axes(x, 7)
+    axes, values = find_principal_axes(x, 7)
     z = np.hstack([np.ones((90, 1), np.float32), x @ axes])
-    table = first_stage._ridge(*first_stage._normal(z, targets, np.ones(90)), values, Choice(7, ridge))
+    equations = first_stage._make_normal_equations(z, targets, np.ones(90))
+    table = first_stage._solve_ridge(*equations, values, Choice(7, ridge))
     reference = Ridge(alpha=ridge * 90).fit(x, targets)
     np.testing.assert_allclose(z @ table, reference.predict(x), atol=1e-4)
 
@@ -106,7 +107,7 @@ def test_it_is_applied_in_pieces_that_change_nothing(monkeypatch):
     data, truth, _, groups = make_branches(120)
     stage, scaler, _ = fitted(data, truth, groups)
     whole = stage.apply(data, scaler)
-    monkeypatch.setattr(first_stage, "ROWS", 7)
+    monkeypatch.setattr(first_stage, "CHUNK_ROWS", 7)
     parts = stage.apply(data, scaler)
     np.testing.assert_allclose(whole[1], parts[1], atol=1e-5)
 

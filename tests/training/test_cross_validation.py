@@ -277,7 +277,7 @@ def test_the_fusion_learns_from_what_heads_say_of_clips_they_have_not_seen(probl
     model, rows = make_model("ecmf", DIMS, 4), np.arange(len(truth))
     model.train_rows_, model.inner_rows_ = rows, rows[:0]
     targets, ones = one_hot(truth).astype(np.float32), np.ones(len(truth), np.float32)
-    said = model._prepare(data, targets, ones, groups, 3)[2].numpy()
+    said = model._prepare(data, targets, ones, groups, 3)[0].head_logits.numpy()
     honest = FirstStage(list(DIMS), 256).fit(data, model.scaler_, rows, targets, ones, groups, 3)
     sure = model.stage_.apply(data, model.scaler_)[1]
     assert np.array_equal(said, honest) and np.abs(sure - honest).max() > 0.1
