@@ -18,7 +18,7 @@ import pandas as pd
 
 from ecmf_utils import features, metrics, models, parallel
 from ecmf_utils.corpus.findings import Findings
-from ecmf_utils.corpus.readers.label_npz import label_corpus, load_npz
+from ecmf_utils.corpus.readers.label_npz import load_npz, tabulate_labels
 from ecmf_utils.evaluation import official
 from ecmf_utils.features import Features
 from ecmf_utils.files import EcmfError
@@ -86,7 +86,7 @@ def _made_up(source: Source) -> tuple[Features, np.ndarray, Features, np.ndarray
 def _published(root: Path) -> tuple[Features, np.ndarray, Features, np.ndarray]:
     found, file = Findings(), root / LABEL_FILE
     arrays = load_npz(file)
-    tables = [label_corpus(arrays, key, found, file).dropna(subset="label") for key in SPLITS]
+    tables = [tabulate_labels(arrays, key, found, file).dropna(subset="label") for key in SPLITS]
     names = sorted(set(pd.concat(tables)["label"]))
     folders = sorted(path for path in (root / "features").glob("*-UTT") if path.is_dir())
     if not folders:

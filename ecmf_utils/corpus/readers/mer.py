@@ -14,7 +14,7 @@ import pandas as pd
 
 from ecmf_utils.corpus.findings import Findings, escaped
 
-from .label_npz import label_corpus, load_npz
+from .label_npz import load_npz, tabulate_labels
 from .media_files import Medium, attach, by_name, finish, foreign, inside, list_media, root_of, stem
 from .tables import read_table, unique_names
 
@@ -116,7 +116,7 @@ def _numbers(values: pd.Series, path: Path, found: Findings) -> pd.Series:
 
 
 def _from_npz(npz: dict, part: Part, found: Findings, file: str) -> pd.DataFrame:
-    table = label_corpus(npz, part.key, found, file)
+    table = tabulate_labels(npz, part.key, found, file)
     table = _mended(table.reset_index(), part.key, found, file)
     kinds = table["label"].dropna().unique()
     placeholders = part.split != "train" and len(kinds) == 1

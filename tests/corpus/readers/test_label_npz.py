@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecmf_utils.corpus.findings import Findings
-from ecmf_utils.corpus.readers.label_npz import label_corpus, load_npz
+from ecmf_utils.corpus.readers.label_npz import load_npz, tabulate_labels
 from ecmf_utils.files import EcmfError
 
 LABELS = {"a": {"emo": "happy", "val": 2.5}, "b": {"emo": "sad"}, "c": {"emo": 3, "val": -10}}
@@ -121,7 +121,7 @@ def test_a_pickle_that_would_run_code_is_refused_by_name_and_does_not_run(case, 
     monkeypatch.chdir(place.parent)
     value, name = HOSTILE[case]
     write_pickle(place, pickle.dumps({"a": {"emo": value}}, protocol))
-    with pytest.raises(EcmfError, match=rf"label-6way\.npz: train_corpus asks for {name}, refused") as caught:
+    with pytest.raises(EcmfError, match=rf"label-6way\.npz: train_corpus asks for {name}; this was refused") as caught:
         load_npz(place)
     assert "\n" not in str(caught.value) and not (place.parent / "OWNED").exists()
 
@@ -136,6 +136,8 @@ MISUSE = {
     "another codec": b"c_codecs\nencode\n(Vx\nVhex\ntR.",
     "a memo that fills the machine": b"\x80\x02]r\xff\xff\xff\x7f.",
     "a persistent object": b"Px\n.",
+    "an array of a size": b"cnumpy\nndarray\n((I1000000000000\nttR.",
+    "a whole number of many digits": pickle.dumps(np.array({"a": 10**200}, object), 2),
 }
 
 
@@ -178,12 +180,28 @@ def test_a_damaged_archive_is_one_line(case, place):
     assert line in str(caught.value) and "label-6way.npz" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def nest(depth):
+    value = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 DAMAGED = {
     "a pickle cut short": object_array(LABELS, 4)[:-20],
     "not a pickle": b"hello",
     "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
     "a number where an array should be": pickle.dumps(5),
     "too few objects for the shape": object_array(["a", "b"], 2),
+    "fewer objects than an array inside says": object_array({"a": np.array([1, "b"], object)}, 2).replace(
+        b"K\x02\x85", b"K\x09\x85"
+    ),
+    # numpy itself would take the address from the bytes and end the process
+    "a dtype of objects that says it has none": (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR(I1\n(I1\ntcnumpy\ndtype\n(VO8\nI00\nI01\ntR"
+        b"(I3\nV|\nNNNI-1\nI-1\nI0\ntbI00\nC\x08AAAAAAAAtb."
+    ),
+    "values in values without end": object_array({"a": nest(101)}, 4),
 }
 
 
@@ -211,6 +229,27 @@ def test_an_archive_that_unpacks_to_an_absurd_size_is_refused(place, monkeypatch
         load_npz(place)
 
 
+def test_a_pickle_of_too_many_steps_is_refused(place, monkeypatch):
+    monkeypatch.setattr("ecmf_utils.corpus.readers.label_npz.MAX_STEPS", 100)
+    with pytest.raises(EcmfError, match="train_corpus asks for more than 100 steps; this was refused"):
+        load_npz(write_pickle(place, object_array(dict.fromkeys(map(str, range(100)), 1), 4)))
+
+
+@pytest.mark.parametrize("kind", [np.array, set])
+def test_a_small_pickle_that_fills_the_memory_is_refused(kind, place, monkeypatch):
+    """Each array and each set is made anew from one list."""
+    monkeypatch.setattr("ecmf_utils.corpus.readers.label_npz.MAX_BYTES", 10**6)
+    items = pickle.dumps(list(range(1000)), 2)[2:-1]
+    if kind is set:
+        again = b"cbuiltins\nset\n(h\xfetR"
+    else:
+        dtype = b"cnumpy\ndtype\n(VO8\ntR"
+        array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+        again = array + b"(I1\n(I1000\nt" + dtype + b"I00\nh\xfetb"
+    with pytest.raises(EcmfError, match="asks for more than 1,000,000 bytes of memory; this was refused"):
+        load_npz(write_pickle(place, b"\x80\x02(" + items + b"q\xfe" + again * 500 + b"l."))
+
+
 def test_a_missing_file_is_one_line(place):
     with pytest.raises(EcmfError, match=r"label-6way\.npz: no such file"):
         load_npz(place)
@@ -220,7 +259,7 @@ def test_a_missing_file_is_one_line(place):
 
 
 def test_labels_are_words_or_indices_and_minus_ten_is_no_valence():
-    table = label_corpus({"train_corpus": LABELS}, "train_corpus", Findings(), "l.npz")
+    table = tabulate_labels({"train_corpus": LABELS}, "train_corpus", Findings(), "l.npz")
     assert list(table["name"]) == ["a", "b", "c"] and list(table["label"]) == ["happy", "sad", "sad"]
     assert table["valence"][1] == 2.5 and table["valence"].isna().sum() == 2
 
@@ -236,24 +275,39 @@ def test_a_bad_entry_loses_its_label_and_the_others_go_on():
         "f": {"emo": np.array([1, 2])},
     }
     found = Findings()
-    table = label_corpus({"k": entries}, "k", found, "l.npz")
+    table = tabulate_labels({"k": entries}, "k", found, "l.npz")
     assert list(table["label"].isna()) == [True, True, True, True, False, False, True]
-    assert found.lines(9)[0] == "l.npz row 1: k: entry 'a' is \"{'emo': 9}\", expected {'emo': a label or 0 to 5}"
+    assert found.lines(9)[:2] == [
+        "l.npz row 1: k: entry 'a' has 9 as 'emo'; expected {'emo': a label, or a number from 0 to 5}",
+        "l.npz row 2: k: entry 'b' is 'happy'; expected {'emo': a label, or a number from 0 to 5}",
+    ]
     assert [f.row for f in found] == [1, 2, 4, 5, 7] and table["name"].isna()[5] and table["label"][6] == "neutral"
 
 
+def test_an_entry_without_end_is_described_in_few_words():
+    nested = ["x"]
+    for _ in range(60):  # 2**60 items in print
+        nested = [nested, nested]
+    found = Findings()
+    tabulate_labels({"k": {"a": {"emo": nested}, "b": np.array(nested[:0], object)}}, "k", found, "l.npz")
+    assert [line.split(";")[0] for line in found.lines()] == [
+        "l.npz row 1: k: entry 'a' has a list as 'emo'",
+        "l.npz row 2: k: entry 'b' is an array of shape (0,)",
+    ]
+
+
 def test_a_key_that_is_not_there_is_one_line():
-    with pytest.raises(EcmfError, match=r"l\.npz: no key 'train_corpus'; found a, b"):
-        label_corpus({"a": {}, "b": {}}, "train_corpus", Findings(), "l.npz")
+    with pytest.raises(EcmfError, match=r"l\.npz: no key 'train_corpus'; the file has a, b"):
+        tabulate_labels({"a": {}, "b": {}}, "train_corpus", Findings(), "l.npz")
 
 
 def test_a_key_that_holds_no_dict_is_one_line():
-    with pytest.raises(EcmfError, match=r"l\.npz: a holds an array of shape \(3,\), expected a dict"):
-        label_corpus({"a": np.zeros(3)}, "a", Findings(), "l.npz")
+    with pytest.raises(EcmfError, match=r"l\.npz: a is an array of shape \(3,\); expected a dict"):
+        tabulate_labels({"a": np.zeros(3)}, "a", Findings(), "l.npz")
 
 
 def test_labels_of_a_whole_corpus_are_read_in_seconds(place):
     np.savez_compressed(place, train_corpus={f"sample_{i:08d}": {"emo": "happy", "val": 1.5} for i in range(27000)})
     start = time.monotonic()
-    assert len(label_corpus(load_npz(place), "train_corpus", Findings(), "l.npz")) == 27000
+    assert len(tabulate_labels(load_npz(place), "train_corpus", Findings(), "l.npz")) == 27000
     assert time.monotonic() - start < 10
