@@ -2,7 +2,7 @@ import pytest
 
 from ecmf_utils import code
 from ecmf_utils.files import ROOT
-from ecmf_utils.notebook import startup
+from ecmf_utils.notebook import reruns
 from ecmf_utils.notebook.parameters import code_cells, notebook_names
 from tests.small_notebooks import edit, make_pipeline
 
@@ -145,13 +145,13 @@ def test_what_code_says_of_itself_does_not_count_what_it_does_does():
 def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
     folder = make_pipeline(home / "notebooks")
     monkeypatch.setenv("ECMF_NOTEBOOKS", str(folder))
-    before = startup.fingerprint("24")
+    before = reruns.fingerprint("24")
     edit(folder, "24_extract_text", "# 24_extract_text", "# Words")
     edit(folder, "24_extract_text", '"execution_count": null', '"execution_count": 7')
     edit(folder, "24_extract_text", "import os, time", "import os,  time  # why")
-    assert startup.fingerprint("24") == before
+    assert reruns.fingerprint("24") == before
     edit(folder, "24_extract_text", "time.sleep(120)", "time.sleep(121)")
-    assert startup.fingerprint("24") != before
+    assert reruns.fingerprint("24") != before
 
 
 def reached(name):

@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +15,11 @@ import numpy as np
 from filelock import FileLock
 
 from ecmf_utils import code
-from ecmf_utils.files import EcmfError, data_dir, write_json
+from ecmf_utils.files import EcmfError, data_dir
 
-from . import parameters, profiles, steps
+from . import parameters, profiles, reruns, steps
 
 TINY = "tiny"
-# Parameters that change how fast a notebook runs, not what comes out of it.
-EXECUTION = {"n_workers"}
 
 
 def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
@@ -56,9 +53,7 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
     elsewhere = steps.trained_elsewhere(values)
     _need_upstream(name, profile, elsewhere)
     if not elsewhere:  # else it is a detour that replaces none of the outputs
-        made = {"parameters": values, "fingerprint": fingerprint(name)}
-        for key in {"", steps.run_key(values)}:  # the last run of all, and that of its shard
-            write_json(made_path(name, profile, key), made)
+        reruns.note_start(name, profile, values)
     seed_everything(values.get("seed", 0))
     _limit_threads()
     _show_whole_sentences()
@@ -118,11 +113,6 @@ def _show_whole_sentences() -> None:
     pd.set_option("display.max_colwidth", 200)
 
 
-def made_path(name: str, profile: str, key: str = "") -> Path:
-    """Where a notebook notes with what it was last started, by hand or in batch; `key` for a shard."""
-    return data_dir(profile) / ".made" / f"{name}{key}.json"
-
-
 def _need_upstream(name: str, profile: str, train_profile: str = "") -> None:
     if not steps.missing(name, profile) and not train_profile:
         return
@@ -164,11 +154,6 @@ def _tell(line: str) -> None:
         clear_output(wait=not line)
         if line:
             builtins.print(line, flush=True)
-
-
-def fingerprint(name: str) -> str:
-    """16 hex digits that change with the code that a notebook comes to run (see `code.fingerprint`)."""
-    return code.fingerprint([cell["source"] for cell in parameters.code_cells(name)])
 
 
 def _render_one_line(error: EcmfError) -> list[str]:
