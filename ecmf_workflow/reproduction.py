@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -20,8 +20,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from ecmf_utils import parallel
-from ecmf_utils.files import SHIPPED, EcmfError, data_dir, read_json, reports_dir, show, write_text
-from ecmf_utils.notebook import profiles, startup, steps
+from ecmf_utils.files import SHIPPED, EcmfError, data_dir, reports_dir, show, write_text
+from ecmf_utils.notebook import profiles, reruns, startup, steps
 from ecmf_utils.progress import LINE, NEW_LINE
 from ecmf_workflow.pages.page import duration
 
@@ -80,7 +80,7 @@ def reproduce(profile: str, sets: Sequence[str] = (), cores: int = 0, dry_run: b
         code = 0 if dry_run else _corpus_first(profile, sets, cores, follower)
         order = steps.plan_notebooks(profile)
         if not code:
-            code = _snakemake(profile, sets, outdated(profile, sets, order), cores, dry_run, follower)
+            code = _snakemake(profile, sets, find_reruns(profile, sets, order), cores, dry_run, follower)
         if dry_run:
             return follower.tell_plan()
         if follower.planned or _index_is_old(profile):
@@ -117,51 +117,32 @@ def _corpus_first(profile: str, sets: Sequence[str], cores: int, follower: Follo
     """Read a real corpus before the rest is planned: what it holds decides what can be trained."""
     start = profiles.START
     settings = profiles.resolve(start, profile, profiles.select_sets(start, sets))
-    changed = outdated(profile, sets, [start])
-    there = all(path.exists() for path in steps.list_outputs(start, profile))
-    if settings.get("kind", profiles.GENERATED) == profiles.GENERATED or (there and not changed):
+    if settings.get("kind", profiles.GENERATED) == profiles.GENERATED:
+        return 0
+    reasons = find_reruns(profile, sets, [start])
+    if not reasons and all(path.exists() for path in steps.list_outputs(start, profile)):
         return 0
     page = str(steps.html_path(start, profile))
-    return _snakemake(profile, sets, changed, cores, False, follower, page)
+    return _snakemake(profile, sets, reasons, cores, False, follower, page)
 
 
-def outdated(profile: str, sets: Sequence[str], order: Sequence[str]) -> list[str]:
-    """Runs last started with other parameters or code than now, or that did not end well.
+def find_reruns(profile: str, sets: Sequence[str], order: Sequence[str]) -> dict[str, str]:
+    """Why which runs have to run again, files aside; Snakemake remembers only what it ran itself.
 
-    A run is a notebook, or one of its shards (`22_extract_scene--01-of-04`). Snakemake remembers only
-    what it ran itself; this also sees runs by hand.
+    Returns
+    -------
+    dict
+        Run -> reason. A run is a notebook, or one of its shards (`22_extract_scene--01-of-04`).
     """
-    found = []
+    reasons = {}
     for nb in order:
-        now = profiles.resolve(nb, profile, profiles.select_sets(nb, sets))
-        keys = steps.make_shard_keys(now.get("n_shards", 1))
-        if len(keys) == 1:
-            found += [nb] if _is_outdated(nb, profile, now) else []
-            continue
-        made = startup.made_path(nb, profile)
-        replaced = made.exists() and not _same(read_json(made)["parameters"] | {"shard": 0}, now)
-        for shard, key in enumerate(keys):  # after a run of another kind, all of them again
-            if replaced or _is_outdated(nb, profile, now | {"shard": shard}, key):
-                found.append(nb + key)
-    return found
-
-
-def _is_outdated(nb: str, profile: str, now: dict[str, Any], key: str = "") -> bool:
-    made, record = startup.made_path(nb, profile, key), steps.run_dir(nb, profile, key) / "run.json"
-    last = read_json(made) if made.exists() else None
-    if last and not (_same(last["parameters"], now) and last["fingerprint"] == startup.fingerprint(nb)):
-        return True
-    return record.exists() and read_json(record)["status"] != "ok"
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two sets of parameters give the same outputs."""
-    return _decisive(one) == _decisive(other)
-
-
-def _decisive(values: dict[str, Any]) -> str:
-    kept = {name: value for name, value in values.items() if name not in startup.EXECUTION}
-    return json.dumps(kept, sort_keys=True)
+        values = profiles.resolve(nb, profile, profiles.select_sets(nb, sets))
+        n_shards = values.get("n_shards", 1)
+        for shard, key in enumerate(steps.make_shard_keys(n_shards)):
+            own = values | {"shard": shard} if n_shards > 1 else values
+            if reason := reruns.find_reason(nb, profile, own):
+                reasons[nb + key] = reason
+    return reasons
 
 
 def _index_is_old(profile: str) -> bool:
@@ -173,14 +154,14 @@ def _index_is_old(profile: str) -> bool:
 def _snakemake(
     profile: str,
     sets: Sequence[str],
-    changed: Sequence[str],
+    reasons: Mapping[str, str],
     cores: int,
     dry_run: bool,
     follower: Follower,
     target: str = "notebooks",
 ) -> int:
     folder = data_dir(profile) / ".workflow"
-    force = ["--forcerun", *(_target(name, profile) for name in changed)] if changed else []
+    force = ["--forcerun", *(_target(run, profile) for run in reasons)] if reasons else []
     command = [
         sys.executable,
         "-c",
@@ -210,8 +191,8 @@ def _snakemake(
         f"sets={json.dumps(list(sets))}",
     ]
     env = startup.make_child_env(ECMF_PARENT=runner.parent_mark(), ECMF_MARK="1")
-    write_text(log_path(profile), "")
-    with open(log_path(profile), "w", encoding="utf-8") as log:
+    write_text(log_path(profile), "".join(f"{run}: {reason}\n" for run, reason in reasons.items()))
+    with open(log_path(profile), "a", encoding="utf-8") as log:
         process = subprocess.Popen(
             [str(word) for word in command],
             env=env,

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 
 from ecmf_utils import parallel
 from ecmf_utils.files import IS_CHECKOUT, ROOT, EcmfError, file_hash, show, write_json
-from ecmf_utils.notebook import device, parameters, profiles, steps
-from ecmf_utils.notebook.startup import TINY, fingerprint
+from ecmf_utils.notebook import device, parameters, profiles, reruns, steps
+from ecmf_utils.notebook.startup import TINY
 
 from . import kernel, shards
 
@@ -114,7 +114,7 @@ class Run:
             "device": device(values.get("device", "auto")),
             **git_state(),
             "versions": versions(),
-            "fingerprint": fingerprint(nb),
+            "fingerprint": reruns.fingerprint(nb),
             "inputs": {show(p): file_hash(p) for p in steps.list_inputs(nb, profile) if p.exists()},
         }
 

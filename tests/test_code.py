@@ -2,7 +2,7 @@ import pytest
 
 from ecmf_utils import code
 from ecmf_utils.files import ROOT
-from ecmf_utils.notebook import startup
+from ecmf_utils.notebook import reruns
 from ecmf_utils.notebook.parameters import list_notebooks, read_code_cells
 from tests.small_notebooks import edit, make_pipeline
 
@@ -214,13 +214,13 @@ def test_a_name_that_a_module_passes_on_leads_to_where_it_is_defined(packages):
 def test_a_notebook_s_fingerprint_ignores_all_but_code(home, monkeypatch):
     folder = make_pipeline(home / "notebooks")
     monkeypatch.setenv("ECMF_NOTEBOOKS", str(folder))
-    before = startup.fingerprint("24")
+    before = reruns.fingerprint("24")
     edit(folder, "24_extract_text", "# 24_extract_text", "# Words")
     edit(folder, "24_extract_text", '"execution_count": null', '"execution_count": 7')
     edit(folder, "24_extract_text", "import os, time", "import os,  time  # why")
-    assert startup.fingerprint("24") == before
+    assert reruns.fingerprint("24") == before
     edit(folder, "24_extract_text", "time.sleep(120)", "time.sleep(121)")
-    assert startup.fingerprint("24") != before
+    assert reruns.fingerprint("24") != before
 
 
 def used(name):
@@ -244,8 +244,8 @@ def test_an_edit_reruns_the_notebooks_that_use_it_and_no_others():
 
     assert users("ecmf_utils.media.faces", "detect_in_clip") == {"20", "70"}
     assert users("ecmf_utils.media.faces", "read_crops") == {"20", "21"}
-    assert users("ecmf_utils.encoders.classical", "audio") >= {"23", "70"}
-    assert not users("ecmf_utils.encoders.classical", "audio") & {"20", "40", "50", "51", "60"}
+    assert users("ecmf_utils.encoders.classical", "describe_audio") >= {"23", "70"}
+    assert not users("ecmf_utils.encoders.classical", "describe_audio") & {"20", "40", "50", "51", "60"}
     assert not {module for found in by_notebook.values() for module, _ in found if module.startswith("ecmf_workflow")}
     plots = {module for number in ("20", "21", "22", "23", "24") for module, _ in by_notebook[number]}
     assert "ecmf_utils.plots.scores" not in plots

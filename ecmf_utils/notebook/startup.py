@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +16,11 @@ import pandas as pd
 from filelock import FileLock
 
 from ecmf_utils import code
-from ecmf_utils.files import EcmfError, data_dir, write_json
+from ecmf_utils.files import EcmfError, data_dir
 
-from . import parameters, profiles, steps
+from . import parameters, profiles, reruns, steps
 
 TINY = "tiny"
-EXECUTION = {"n_workers"}  # parameters that change how fast a notebook runs, not what comes out of it
 
 
 def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
@@ -55,9 +53,7 @@ def start(name: str, scope: dict[str, Any]) -> SimpleNamespace:
     train_profile = steps.find_training_profile(values)
     _build_or_require_upstream(name, profile, train_profile)
     if not train_profile:  # a run that trains on another profile replaces none of the outputs
-        made = {"parameters": values, "fingerprint": fingerprint(name)}
-        for key in {"", steps.make_run_key(values)}:  # the last run of all, and the last run of this shard
-            write_json(made_path(name, profile, key), made)
+        reruns.note_start(name, profile, values)
     seed_everything(values.get("seed", 0))
     _limit_threads()
     pd.set_option("display.max_colwidth", 200)  # tables show whole sentences
@@ -110,14 +106,6 @@ def _limit_threads() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-def made_path(name: str, profile: str, key: str = "") -> Path:
-    """Path of the note of a notebook's last start, by hand or in batch: its parameters and its code's fingerprint.
-
-    `key` is the ending of a run, such as that of a shard (`steps.make_run_key`).
-    """
-    return data_dir(profile) / ".made" / f"{name}{key}.json"
-
-
 def _build_or_require_upstream(name: str, profile: str, train_profile: str = "") -> None:
     """Build what is missing on `tiny`; on other profiles raise an error that names the command."""
     if not steps.find_missing(name, profile) and not train_profile:
@@ -164,11 +152,6 @@ def _show_progress(line: str) -> None:
         clear_output(wait=not line)
         if line:
             builtins.print(line, flush=True)
-
-
-def fingerprint(name: str) -> str:
-    """Make 16 hex digits that change with the code that a notebook runs (see `code.fingerprint`)."""
-    return code.fingerprint([cell["source"] for cell in parameters.read_code_cells(name)])
 
 
 def _render_one_line(error: EcmfError) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_utils.files import ROOT, EcmfError, read_json, write_json
-from ecmf_utils.notebook import startup, steps
+from ecmf_utils.notebook import reruns, steps
 from ecmf_workflow import reproduction
 from ecmf_workflow.reproduction import Follower
 from tests.small_notebooks import edit, make_pipeline
@@ -102,7 +102,7 @@ def test_code_reruns_only_its_notebook(finished, capsys):
 
 
 def test_a_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles(finished, capsys):
-    path = startup.made_path(SMALL[2], "words")
+    path = reruns.start_note_path(SMALL[2], "words")
     made = read_json(path)
     write_json(path, made | {"parameters": made["parameters"] | {"seed": 9}})
     assert planned(capsys) == SMALL[2:]

@@ -10,7 +10,7 @@ import pytest
 
 from ecmf_utils import features
 from ecmf_utils.files import ROOT, EcmfError, data_dir, read_json, reports_dir, write_json, write_text
-from ecmf_utils.notebook import startup, steps
+from ecmf_utils.notebook import reruns, steps
 from ecmf_workflow import reproduction, runner, shards
 from ecmf_workflow.pages import index
 from ecmf_workflow.pages.page import duration
@@ -117,7 +117,7 @@ def test_only_the_shard_that_did_not_end_runs_again(split, capsys):
 
 
 def test_a_shard_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles(split, capsys):
-    path = startup.made_path(NB, "words", KEYS[0])
+    path = reruns.start_note_path(NB, "words", KEYS[0])
     made = read_json(path)
     write_json(path, made | {"parameters": made["parameters"] | {"seed": 9}})
     assert planned(capsys, *SPLIT) == [f"{NB} (shards 00 of 03)"]
@@ -125,7 +125,7 @@ def test_a_shard_run_by_hand_with_other_parameters_is_not_taken_for_the_profiles
 
 
 def test_a_run_in_one_piece_by_hand_makes_all_shards_run_again(split, capsys):
-    path = startup.made_path(NB, "words")
+    path = reruns.start_note_path(NB, "words")
     made = read_json(path)
     write_json(path, made | {"parameters": made["parameters"] | {"n_shards": 1, "shard": 0}})
     assert planned(capsys, *SPLIT) == [f"{NB} (shards 00, 01, 02 of 03)"]
@@ -196,7 +196,7 @@ def test_leftovers_of_another_number_of_shards_are_removed(home):
     for key in ["", *KEYS, *kept]:
         write_text(steps.html_path(NB, "p", key), "page")
         write_json(steps.run_dir(NB, "p", key) / "run.json", {})
-        write_json(startup.made_path(NB, "p", key), {})
+        write_json(reruns.start_note_path(NB, "p", key), {})
     write_json(steps.note_path(NB, "p", KEYS[0]), {})
     shards.settle(NB, "p", 2)
     assert sorted(path.stem for path in reports_dir("p").glob("*.html")) == [NB + key for key in kept]

@@ -7,7 +7,7 @@ import pytest
 
 from ecmf_utils import code, notebook
 from ecmf_utils.files import EcmfError, read_json
-from ecmf_utils.notebook import startup
+from ecmf_utils.notebook import reruns
 from tests.small_notebooks import edit, make_pipeline
 
 DEFAULTS = {
@@ -59,9 +59,9 @@ def test_in_batch_the_given_values_stand(notebooks, monkeypatch):
 
 def test_start_notes_with_what_it_ran(notebooks):
     start(seed=3)
-    made = read_json(startup.made_path("00_start_here", "tiny"))
+    made = read_json(reruns.start_note_path("00_start_here", "tiny"))
     assert made["parameters"]["seed"] == 3
-    assert made["fingerprint"] == startup.fingerprint("00")
+    assert made["fingerprint"] == reruns.fingerprint("00")
 
 
 def test_missing_input_names_the_command(notebooks):
