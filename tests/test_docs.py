@@ -23,7 +23,7 @@ FENCE = re.compile(r"^```(.*?)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 MODULE = re.compile(r"([a-z_]+)\.py")
 MEMBER = re.compile(r"([a-z_]+)\.([A-Za-z_]\w*)(?:\(|$)")
-ENDINGS = {"csv", "html", "json", "jsonl", "parquet"}
+ENDINGS = {"arrow", "csv", "html", "json", "jsonl", "parquet"}
 PACKAGES = ("ecmf_utils", "ecmf_workflow", "ecmf_demo", "ecmf_bench")
 INSIDE = re.compile(rf"(?:docs|notebooks|workflow|tests|{'|'.join(PACKAGES)})/[\w./-]+")
 
