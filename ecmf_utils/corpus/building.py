@@ -196,7 +196,7 @@ def _write(profile: str, corpus: Corpus, settings: Mapping[str, Any]) -> None:
     write_parquet(corpus.folds, folder / "folds.parquet", {name: settings[name] for name in ("n_folds", "seed")})
     write_parquet(corpus.label_map, folder / "label_map.parquet")
     write_parquet(corpus.shared, folder / "leakage.parquet")
-    write_parquet(corpus.found.frame(), folder / "findings.parquet")
+    write_parquet(corpus.findings.frame(), folder / "findings.parquet")
     write_json(folder / "corpus.json", corpus.facts)
     if settings["kind"] != profiles.GENERATED and profile in profiles.list_profiles():
         profiles.remember(profile, settings)

@@ -365,7 +365,7 @@ def count_languages(clips: pd.DataFrame, lengths: pd.DataFrame) -> pd.DataFrame 
     ----------
     clips : DataFrame
         The manifest.
-    words : DataFrame
+    lengths : DataFrame
         Of `count_words`, for the same clips.
 
     Returns

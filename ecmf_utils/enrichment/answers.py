@@ -15,7 +15,7 @@ from ecmf_utils.progress import track
 
 from . import language_models
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 1  # raise it when PROMPT changes: every transcript is then asked again
 PROMPT = (
     """You read one spoken sentence without sound or picture. Judge how the speaker feels.
 Answer with one JSON object and nothing else:
@@ -47,6 +47,12 @@ def enrich(profile: str, texts: Iterable[str], labels: list[str], **model_settin
 
     Parameters
     ----------
+    profile : str
+        Whose answers they become.
+    texts : iterable of str
+        Transcripts; empty ones are left out.
+    labels : list of str
+        The label set that the model chooses from.
     **model_settings
         `model`, `base_url`, `allow_remote`, as for `ask`.
 
@@ -231,6 +237,8 @@ def render_answer(answer: dict[str, Any], labels: list[str]) -> str | None:
     ----------
     answer : dict
         A row of the answers.
+    labels : list of str
+        The label set, in order.
     """
     if answer.get("status") != "ok":
         return None

@@ -19,7 +19,7 @@ def count_letters(texts):
     return [np.array([[len(text), text.count("a"), 1.0]], np.float32) for text in texts]
 
 
-ENCODER = Encoder("letters", "text", "1", 3, count_letters, {"name": "letters", "layers": "last"}, modality="text")
+ENCODER = Encoder("letters", "text", "text", "last", "1", count_letters, dim=3)
 
 
 @pytest.fixture

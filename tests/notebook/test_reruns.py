@@ -28,7 +28,7 @@ def run(status="ok", **changes):
     values = resolve(**changes)
     reruns.note_start(NB, "words", values)
     record = {"parameters": values, "fingerprint": reruns.fingerprint(NB), "status": status}
-    write_json(steps.run_dir(NB, "words", steps.run_key(values)) / "run.json", record)
+    write_json(steps.run_dir(NB, "words", steps.make_run_key(values)) / "run.json", record)
 
 
 def reason(**changes):
