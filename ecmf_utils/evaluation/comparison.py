@@ -82,7 +82,7 @@ def plan_runs(
         raise EcmfError(f"searched_models={', '.join(searched)} with n_trials={n_trials}: expected at least 1 trial")
     lacking = [model for model in searched if registry.has_epochs(model) and model not in search.SPACES]
     if lacking:
-        raise EcmfError(f"searched_models: {', '.join(lacking)} has no entry in spaces.SPACES: nothing to search")
+        raise EcmfError(f"searched_models: {', '.join(lacking)} has no entry in search.SPACES: nothing to search")
     whole = [(model, "given") for model in models] + [(model, "refined") for model in refined]
     rows = [_planned(model, branches, names) for model, names in whole if (model, names) != (OURS, ours)]
     rows += plan_single_branches(single, branches, "given")

@@ -1,6 +1,6 @@
 """How hard the generated corpora are for plain logistic regression.
 
-Run it with `python tests/demo_bounds.py --seeds 1 2`. For each corpus seed: generate, encode with the
+Run it with `python tests/ecmf_demo/demo_bounds.py --seeds 1 2`. For each corpus seed: generate, encode with the
 offline encoders, train on the given (noisy) labels with speakers and sentences held apart, and score
 against the truth, out of fold on the training clips and on the test clips. The bounds hold for the
 mean over seeds that nobody tuned on: every branch at least .30, none above .70, late fusion at least

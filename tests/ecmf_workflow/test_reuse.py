@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def project(tmp_path_factory):
     """A copy of the project in which every branch of `tiny` has been extracted."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("ecmf_utils", "notebooks", "workflow"):
+    for name in ("ecmf_utils", "ecmf_workflow", "ecmf_demo", "ecmf_bench", "notebooks", "workflow"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     assert [run(folder, branch) for branch in NOTEBOOKS] == [CLIPS] * 4
     return folder
@@ -56,15 +56,34 @@ def vectors(folder, branch):
     return {path: path.read_bytes() for path in (folder / "data/tiny/features" / branch).rglob("*.arrow")}
 
 
+def edit(project, name, old, new):
+    text = (project / name).read_text(encoding="utf-8")
+    assert old in text
+    (project / name).write_text(text.replace(old, new), encoding="utf-8")
+
+
 def test_another_plot_runs_the_notebook_and_encodes_nothing(project):
     before, stored = fingerprint(project, "scene"), vectors(project, "scene")
-    with open(project / "ecmf_utils" / "plots.py", "a") as file:
-        file.write("\n# a remark\n")
+    edit(project, "ecmf_utils/plots/theme.py", "SHARPNESS = 1.5  #", "SHARPNESS = 1.5  # a remark:")
     assert run(project, "scene") == 0 and fingerprint(project, "scene") == before
-    with open(project / "ecmf_utils" / "plots.py", "a") as file:
-        file.write("ANOTHER = 1\n")
+    edit(project, "ecmf_utils/plots/theme.py", "SHARPNESS = 1.5", "SHARPNESS = 1.6")
     assert run(project, "scene") == 0 and fingerprint(project, "scene") != before
     assert vectors(project, "scene") == stored
+
+
+def test_a_page_the_benchmark_and_other_figures_decide_nothing_that_is_extracted(project):
+    before, stored = fingerprint(project, "audio"), vectors(project, "audio")
+    for name in (
+        "ecmf_workflow/pages/templates/style.css",
+        "ecmf_workflow/pages/page.py",
+        "ecmf_bench/extraction.py",
+        "ecmf_utils/plots/scores.py",
+        "ecmf_utils/media/faces.py",
+    ):
+        with open(project / name, "a", encoding="utf-8") as file:
+            file.write("\nANOTHER = 1\n" if name.endswith(".py") else "\np {color: red}\n")
+    assert run(project, "audio") == 0 and fingerprint(project, "audio") == before
+    assert vectors(project, "audio") == stored
 
 
 def test_another_pooling_of_one_branch_encodes_that_branch_only(project):

@@ -217,7 +217,7 @@ def test_many_encoders_do_not_make_a_name_that_no_disk_takes():
     branches = [f"audio@{'x' * 40}{i}" for i in range(6)]
     keys = [one["key"] for one in evaluation.plan_runs(["late", "attention"], [], "", branches, True, (), ["ecmf"], 2)]
     assert len(set(keys)) == len(keys) and max(map(len, keys)) < 160
-    with pytest.raises(EcmfError, match="searched_models: gated has no entry in spaces.SPACES: nothing to search"):
+    with pytest.raises(EcmfError, match="searched_models: gated has no entry in search.SPACES: nothing to search"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(registry.NETWORKS, "gated", registry.NETWORKS["concat"])
             evaluation.plan_runs([], [], "", branches, False, (), ["gated"], 2)
